@@ -1,0 +1,116 @@
+"""Figures: one function per kind, ``(ax, data) -> ax``; the look stands in ``course.mplstyle``.
+
+Colour means the normalization, everywhere. Line style means the split: train solid, test dashed.
+Every spread that is shown is the range over seeds, from the smallest to the largest value.
+"""
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from normlab import records
+
+#: the colour of each normalization
+COLORS = {
+    "none": "#777777",
+    "batch": "#0072B2",
+    "layer": "#D55E00",
+    "group": "#009E73",
+    "weight": "#CC79A7",
+    "noisy batch": "#56B4E9",
+    "cosine": "#E69F00",
+}
+
+#: the style of each split
+SPLITS = {"train": "-", "test": "--"}
+
+#: how each normalization is called in a figure
+LABELS = {"none": "no norm", "batch": "batch norm"}
+
+
+def style() -> None:
+    """Give every figure that follows the look of the course."""
+    plt.style.use(str(files("normlab").joinpath("course.mplstyle")))
+
+
+def spread(ax, x: Sequence, curves: Sequence, *, color=None, linestyle="-", label=None):
+    """Draw the median of several curves and, shaded, their range.
+
+    Args:
+        x: positions (T,).
+        curves: one row per seed (R, T); NaN where a run has no value.
+        label: written at the right end of the median line.
+    """
+    rows = np.asarray(curves, dtype=float)
+    (line,) = ax.plot(x, np.nanmedian(rows, axis=0), linestyle, color=color)
+    low, high = np.nanmin(rows, axis=0), np.nanmax(rows, axis=0)
+    ax.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    return name_line(ax, line, label)
+
+
+def sweep(ax, x: Sequence, values: Sequence, *, color=None, linestyle="-", label=None):
+    """Draw one dot per run and a line through the medians, over a swept setting.
+
+    Args:
+        x: values of the setting (K,), drawn on a log axis.
+        values: one row per setting, one entry per seed (K, R); NaN: no value, no dot.
+        label: written at the right end of the line.
+    """
+    rows = np.asarray(values, dtype=float)
+    (line,) = ax.plot(x, np.median(rows, axis=1), linestyle, color=color)
+    dots = np.repeat(np.asarray(x, dtype=float), rows.shape[1])
+    ax.plot(dots, rows.ravel(), "o", color=line.get_color(), alpha=0.45, markeredgewidth=0)
+    ax.set_xscale("log")
+    return name_line(ax, line, label)
+
+
+def name_line(ax, line, label: str | None):
+    """Write a line's name beside its last finite point, in its colour."""
+    if label:
+        x, y = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+        last = np.flatnonzero(np.isfinite(y))[-1]
+        ax.annotate(
+            label,
+            (x[last], y[last]),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            color=line.get_color(),
+            annotation_clip=False,
+        )
+    return ax
+
+
+def histogram(ax, values: Mapping[str, Sequence], *, bins=60, colors: Mapping[str, str] = COLORS):
+    """Draw the densities of several samples as outlines, each named in its colour at its peak."""
+    pooled = np.concatenate([np.ravel(v) for v in values.values()])
+    edges = np.linspace(*np.quantile(pooled, [0.001, 0.999]), bins + 1)
+    for name, sample in values.items():
+        height, _ = np.histogram(np.ravel(sample), edges, density=True)
+        color = colors.get(name)
+        patch = ax.stairs(height, edges, color=color, fill=True, alpha=0.25)
+        ax.stairs(height, edges, color=color, linewidth=1.6)
+        peak = int(height.argmax())
+        place = ((edges[peak] + edges[peak + 1]) / 2, height[peak])
+        ax.annotate(name, place, xytext=(4, 3), textcoords="offset points", color=patch.get_edgecolor())
+    ax.set_ylabel("density")
+    return ax
+
+
+def source_line(ax, record: dict):
+    """Write a record's provenance in small letters under the axes."""
+    text = records.provenance(record).replace("; ", "\n", 1)
+    ax.annotate(
+        text,
+        (0, 0),
+        xytext=(0, -46),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=6.5,
+        color="#555555",
+        va="top",
+        annotation_clip=False,
+    )
+    return ax

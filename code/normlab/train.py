@@ -1,0 +1,298 @@
+"""One training loop, for one network or for a stack of replicas at once.
+
+Data stay on the device; there are no worker processes. A run is deterministic given its seed. A
+replica whose loss is not finite, or grows beyond ``DIVERGED`` times its first value, has diverged:
+it is stopped and recorded as such, and the others go on.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from normlab.stack import Single, Stack, can_stack
+
+#: a loss above this multiple of the first one counts as divergence
+DIVERGED = 1000.0
+
+OPTIMIZERS = {
+    "momentum": lambda p, lr: torch.optim.SGD(p, lr, momentum=0.9),
+    "rmsprop": torch.optim.RMSprop,
+    "adam": torch.optim.Adam,
+}
+
+
+@dataclass
+class Run:
+    """What one training run leaves behind; losses are mean cross-entropies in nats.
+
+    ``steps`` are the steps at which the network was evaluated, in evaluation mode, on the training
+    and the test examples. ``batch_loss`` has one entry per step, the loss that was minimized.
+    After ``diverged_at`` all values are NaN.
+    """
+
+    lr: float
+    seed: int
+    steps: list[int] = field(default_factory=list)
+    train_loss: list[float] = field(default_factory=list)
+    train_accuracy: list[float] = field(default_factory=list)
+    test_loss: list[float] = field(default_factory=list)
+    test_accuracy: list[float] = field(default_factory=list)
+    batch_loss: list[float] = field(default_factory=list)
+    diverged_at: int | None = None
+    seconds: float = 0.0
+
+    def add(self, step, train_loss, train_accuracy, test_loss, test_accuracy) -> None:
+        """Append one evaluation."""
+        self.steps.append(step)
+        self.train_loss.append(train_loss)
+        self.train_accuracy.append(train_accuracy)
+        self.test_loss.append(test_loss)
+        self.test_accuracy.append(test_accuracy)
+
+    def steps_to(self, accuracy: float) -> float:
+        """Return the first evaluated step with at least this training accuracy, else infinity."""
+        reached = (s for s, a in zip(self.steps, self.train_accuracy, strict=True) if a >= accuracy)
+        return float(next(reached, float("inf")))
+
+    def as_dict(self) -> dict:
+        """Return a plain dictionary, ready for a record."""
+        return asdict(self)
+
+
+def progress(items: Iterable, **options) -> Iterable:
+    """Wrap ``items`` in a progress bar; ``NORMLAB_PROGRESS=0`` keeps it silent."""
+    silent = os.environ.get("NORMLAB_PROGRESS") == "0"
+    return tqdm(items, disable=silent, leave=False, dynamic_ncols=True, **options)
+
+
+def batches(count: int, batch_size: int, seed: int):
+    """Yield index tensors for ever: a fresh random order every epoch, a short last batch dropped.
+
+    Raises:
+        ValueError: a batch larger than the data.
+    """
+    if batch_size > count:
+        raise ValueError(f"batch_size expected at most {count} (the examples), got {batch_size}")
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order = torch.randperm(count, generator=generator)
+        for start in range(0, count - batch_size + 1, batch_size):
+            yield order[start : start + batch_size]
+
+
+def train(
+    models: nn.Module | Sequence[nn.Module],
+    data,
+    *,
+    lr: float | Sequence[float],
+    steps: int,
+    batch_size: int | None = None,
+    seed: int | Sequence[int] = 0,
+    optimizer: str = "sgd",
+    weight_decay: float = 0.0,
+    eval_every: int | None = None,
+    eval_examples: int | None = None,
+    after_step: Callable[[int], None] | None = None,
+) -> Run | list[Run]:
+    """Train one network, or several, in place, and return what happened.
+
+    Equal networks of linear layers, batch norms and activations are trained together as a
+    :class:`normlab.stack.Stack`; others one after the other. The result is the same.
+
+    Args:
+        models: a network, or a list of R.
+        data: with ``x_train, y_train, x_test, y_test`` on the device of the networks.
+        lr: learning rate, one or R.
+        steps: updates.
+        batch_size: examples per update; None: all of them in every update.
+        seed: of the order of the examples, one or R.
+        optimizer: "sgd", "momentum" (0.9), "rmsprop" or "adam". Only "sgd" takes R different lr.
+        weight_decay: adds ``weight_decay * w`` to the gradient ("sgd" only).
+        eval_every: steps between evaluations; default: a tenth of ``steps``. The start and the end
+            are always evaluated.
+        eval_examples: evaluate on at most this many examples of each split.
+        after_step: called as ``after_step(step)`` after each update, to probe; the networks are
+            then trained one after the other.
+
+    Raises:
+        ValueError: lists of different lengths, an unknown optimizer or an option that it lacks.
+    """
+    one = isinstance(models, nn.Module)
+    group = [models] if one else list(models)
+    lrs, seeds = _per_model(lr, len(group), "lr"), _per_model(seed, len(group), "seed")
+    _check_optimizer(optimizer, weight_decay)
+    together = len(group) > 1 and after_step is None and can_stack(group)
+    if optimizer != "sgd" and len(set(lrs)) > 1:
+        together = False
+    engines = (
+        [(Stack(group), lrs, seeds)]
+        if together
+        else [(Single(m), [a], [s]) for m, a, s in zip(group, lrs, seeds, strict=True)]
+    )
+    runs = []
+    for engine, engine_lrs, engine_seeds in engines:
+        loop = _Loop(engine, data, engine_lrs, engine_seeds, batch_size, eval_examples)
+        runs += loop.run(steps, eval_every, optimizer, weight_decay, after_step)
+    return runs[0] if one else runs
+
+
+def _per_model(value, count: int, name: str) -> list:
+    values = list(value) if hasattr(value, "__len__") else [value] * count
+    if len(values) != count:
+        raise ValueError(f"{name} expected one value or {count} (one per model), got {len(values)}")
+    return values
+
+
+def _check_optimizer(optimizer: str, weight_decay: float) -> None:
+    if optimizer != "sgd" and optimizer not in OPTIMIZERS:
+        known = ", ".join(["sgd", *OPTIMIZERS])
+        raise ValueError(f"optimizer expected one of {known}, got {optimizer!r}")
+    if weight_decay and optimizer != "sgd":
+        raise ValueError(f"weight_decay expected optimizer='sgd', got {optimizer!r}")
+
+
+class _Loop:
+    """The loop itself, over one engine: a :class:`Stack`, or a :class:`Single` network."""
+
+    def __init__(self, engine, data, lrs, seeds, batch_size, eval_examples):
+        self.engine, self.data = engine, data
+        self.device = data.x_train.device
+        self.lr = torch.tensor(lrs, dtype=torch.float64, device=self.device)
+        self.runs = [Run(lr=a, seed=s) for a, s in zip(lrs, seeds, strict=True)]
+        self.batch_size, self.eval_examples = batch_size, eval_examples
+        self.orders = batch_size and [
+            batches(len(data.x_train), batch_size, run.seed) for run in self.runs
+        ]
+        self.alive = torch.ones(len(lrs), dtype=torch.bool, device=self.device)
+        self.first_loss = None
+
+    def run(self, steps, eval_every, optimizer, weight_decay, after_step) -> list[Run]:
+        start = time.perf_counter()
+        every = eval_every or max(1, steps // 10)
+        update = self._updater(optimizer, weight_decay)
+        losses = []
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.runs[0].seed)
+            self._evaluate(0)
+            for step in progress(range(1, steps + 1), desc="training"):
+                self.engine.train()
+                x, y = self._batch()
+                loss = F.cross_entropy(self.engine(x), y, reduction="none").mean(1)  # (R,)
+                self.engine.zero_grad()
+                loss.sum().backward()
+                losses.append(self._stop_diverged(loss.detach(), step))
+                if not self.alive.any():
+                    break
+                update()
+                if after_step is not None:
+                    after_step(step)
+                if step % every == 0 or step == steps:
+                    self._evaluate(step)
+        self.engine.unstack()
+        marks = [0, *(s for s in range(1, steps + 1) if s % every == 0 or s == steps)]
+        for run, curve in zip(self.runs, torch.stack(losses).T.tolist(), strict=True):
+            run.batch_loss = curve + [math.nan] * (steps - len(curve))
+            for mark in marks[len(run.steps) :]:  # all replicas died: nothing left to evaluate
+                run.add(mark, *[math.nan] * 4)
+            run.seconds = (time.perf_counter() - start) / len(self.runs)
+        return self.runs
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        """Return the next inputs (R, N, *) and labels (R, N)."""
+        x, y = self.data.x_train, self.data.y_train
+        if self.orders is None:
+            return x.expand(len(self.runs), *x.shape), y.expand(len(self.runs), *y.shape)
+        index = torch.stack([next(order) for order in self.orders]).to(self.device)
+        return x[index], y[index]
+
+    def _updater(self, optimizer: str, weight_decay: float) -> Callable[[], None]:
+        """Return the function that makes one update from the gradients."""
+        parameters = list(self.engine.parameters())
+        if optimizer != "sgd":
+            return OPTIMIZERS[optimizer](parameters, self.lr[0].item()).step
+        rates = [rate.to(parameters[0].dtype) for rate in self.engine.spread(self.lr)]
+
+        @torch.no_grad()
+        def sgd():
+            for p, rate in zip(parameters, rates, strict=True):
+                if p.grad is not None:
+                    p.sub_(rate * (p.grad + weight_decay * p if weight_decay else p.grad))
+
+        return sgd
+
+    @torch.no_grad()
+    def _stop_diverged(self, loss: Tensor, step: int) -> Tensor:
+        """Record replicas that diverge at this step; return the losses with NaN for the dead."""
+        if self.first_loss is None:
+            self.first_loss = loss.clone()
+        dying = self.alive & ~(loss.isfinite() & (loss <= DIVERGED * self.first_loss))
+        if dying.any():
+            self.alive &= ~dying
+            for r in dying.nonzero().flatten().tolist():
+                self.runs[r].diverged_at = step
+            if self.alive.any():
+                keep = self.engine.spread(self.alive.double())
+                for p, mask in zip(self.engine.parameters(), keep, strict=True):
+                    p.copy_(torch.where(mask.bool(), p, 0.0))
+        if not self.alive.all():
+            keep = self.engine.spread(self.alive.double())
+            for p, mask in zip(self.engine.parameters(), keep, strict=True):
+                if p.grad is not None:
+                    p.grad = torch.where(mask.bool(), p.grad, 0.0)
+        return torch.where(self.alive, loss, torch.nan)
+
+    @torch.no_grad()
+    def _evaluate(self, step: int) -> None:
+        self.engine.eval()
+        limit = self.eval_examples
+        train = self._score(self.data.x_train[:limit], self.data.y_train[:limit])
+        test = self._score(self.data.x_test[:limit], self.data.y_test[:limit])
+        for run, *values in zip(self.runs, *train, *test, strict=True):
+            run.add(step, *values)
+
+    def _score(self, x: Tensor, y: Tensor, chunk: int = 2000) -> tuple[list, list]:
+        """Return the mean loss and the accuracy of every replica; NaN for the diverged."""
+        count = len(self.runs)
+        loss = torch.zeros(count, dtype=torch.float64, device=self.device)
+        hits = torch.zeros_like(loss)
+        for part, labels in zip(x.split(chunk), y.split(chunk), strict=True):
+            logits = self.engine(part.expand(count, *part.shape))  # (R, classes, N)
+            labels = labels.expand(count, -1)
+            loss += F.cross_entropy(logits, labels, reduction="none").sum(1)
+            hits += (logits.argmax(1) == labels).sum(1)
+        dead = ~self.alive
+        return (
+            (loss / len(x)).masked_fill(dead, torch.nan).tolist(),
+            (hits / len(x)).masked_fill(dead, torch.nan).tolist(),
+        )
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def side_by_side(function: Callable, jobs: Sequence, processes: int | None = None):
+    """Yield ``(job, function(job))`` as jobs finish, in one-thread processes side by side.
+
+    For convolutional networks on a CPU. On a GPU, or with one process, the jobs run here, one
+    after the other. ``function`` must be importable (a module's own, not a notebook's).
+    """
+    count = processes or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+    if count == 1:
+        for job in progress(jobs, desc="runs"):
+            yield job, function(job)
+        return
+    context = get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_one_thread) as pool:
+        futures = {pool.submit(function, job): job for job in jobs}
+        for future in progress(as_completed(futures), total=len(futures), desc="runs"):
+            yield futures[future], future.result()
