@@ -94,7 +94,9 @@ def histogram(ax, values: Mapping[str, Sequence], *, bins=60, colors: Mapping[st
         ax.stairs(height, edges, color=color, linewidth=1.6)
         peak = int(height.argmax())
         place = ((edges[peak] + edges[peak + 1]) / 2, height[peak])
-        ax.annotate(name, place, xytext=(4, 3), textcoords="offset points", color=patch.get_edgecolor())
+        ax.annotate(
+            name, place, xytext=(4, 3), textcoords="offset points", color=patch.get_edgecolor()
+        )
     ax.set_ylabel("density")
     return ax
 

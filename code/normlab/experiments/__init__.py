@@ -54,9 +54,7 @@ def run(name: str, scale: str = "quick", done: list[dict] | None = None, keep=No
     """
     module = experiment(name)
     if scale not in module.CONFIGS:
-        raise ValueError(
-            f"{name} expected a scale of {', '.join(module.CONFIGS)}, got {scale!r}"
-        )
+        raise ValueError(f"{name} expected a scale of {', '.join(module.CONFIGS)}, got {scale!r}")
     configs = module.CONFIGS[scale]
     finished = {json.dumps(entry["config"], sort_keys=True): entry for entry in done or []}
     keys = [json.dumps(config, sort_keys=True) for config in configs]

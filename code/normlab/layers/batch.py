@@ -173,12 +173,13 @@ class _BatchNorm(nn.Module):
         self._check_input(input)
         by_batch = self.training or self.running_mean is None
         updating = self.training and self.running_mean is not None
-        momentum = 0.0 if self.momentum is None else self.momentum
+        momentum = self.momentum
+        if updating and momentum is None:  # cumulative average: every batch weighs the same
+            momentum = (self.num_batches_tracked + 1).double().reciprocal()
+        y = self.normalize(input, by_batch, updating, momentum)
         if updating:
             self.num_batches_tracked.add_(1)
-            if self.momentum is None:  # cumulative average: every batch weighs the same
-                momentum = 1.0 / self.num_batches_tracked
-        return self.normalize(input, by_batch, updating, momentum)
+        return y
 
     def normalize(self, input: Tensor, by_batch: bool, updating: bool, momentum) -> Tensor:
         """Apply ``batch_norm``; variants that group the batch in another way override this."""
