@@ -99,3 +99,10 @@ def test_vgg_takes_small_and_large_images():
 def test_bad_arguments_are_refused_with_what_was_expected(build, says):
     with pytest.raises(ValueError, match=says):
         build()
+
+
+def test_a_slice_is_the_first_layers_themselves():
+    model = MLP((4, 3, 2), norm="batch")
+    x = torch.randn(5, 4)
+    assert model[:2][1] is model[1]
+    torch.testing.assert_close(model[:2](x), model[1](x))

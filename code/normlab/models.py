@@ -24,7 +24,16 @@ def _init(layer: nn.Module, gain: float, generator: torch.Generator) -> None:
             layer.bias.zero_()
 
 
-class MLP(nn.Sequential):
+class _Net(nn.Sequential):
+    """A chain of layers of which a slice is a plain ``nn.Sequential``."""
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return nn.Sequential(*list(self)[index])
+        return super().__getitem__(index)
+
+
+class MLP(_Net):
     r"""A multilayer perceptron: (linear -> norm -> activation) for every hidden layer, then linear.
 
     Args:
@@ -87,7 +96,7 @@ PLANS = {
 }
 
 
-class VGG(nn.Sequential):
+class VGG(_Net):
     r"""A VGG for small images: (3x3 convolution -> norm -> ReLU), max pooling, one linear layer.
 
     As usual on CIFAR-10, global average pooling and one linear layer replace the three fully
