@@ -31,7 +31,7 @@ help:
 book: install
 	@$(PY) -m normlab.execute
 	@rm -rf _build/html
-	@$(PY) -m jupyter_book.cli.main build . --all -W -n --keep-going
+	@.venv/bin/jupyter-book build . --all -W -n --keep-going
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
 test: lint

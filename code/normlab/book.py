@@ -12,7 +12,8 @@ from docutils import nodes
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from normlab.claims import all_claims, at_scale
+from normlab.claims import all_claims
+from normlab.experiments import at_scale
 
 LOG = logging.getLogger(__name__)
 COLUMNS = {"claim": 44, "source": 14, "verdict": 12, "measured in this build": 16, "at scale": 14}
