@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pooch
-import requests
 import torch
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -231,6 +229,9 @@ def _to_device(parts, classes, name, raw, device, standardize) -> Data:
 
 def _fetch(cache) -> Path:
     """Path of the checked archive in `cache`, downloaded if it is not there."""
+    import pooch  # here, not above: it loads a progress bar that speaks up in every notebook
+    import requests
+
     cache = cache or os.environ.get("NORMLAB_CACHE") or pooch.os_cache("normlab")
     base, name = CIFAR10_URL.rsplit("/", 1)
     target = Path(cache).expanduser().absolute() / name
