@@ -1,6 +1,8 @@
 """The data sets of the course, as tensors that already lie on the device.
 
-`digits` needs no download, `cifar10` checks what it downloads, the others come from a seed.
+`digits` needs no download, `cifar10` checks what it downloads, the others come from a seed. The
+small sets lie on the CPU unless asked otherwise: networks that fit them run no faster on a GPU.
+`cifar10` goes to a GPU where there is one.
 """
 
 import hashlib
@@ -68,7 +70,7 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def digits(device=None, test=500, split="random", seed=0, standardize=True) -> Data:
+def digits(device="cpu", test=500, split="random", seed=0, standardize=True) -> Data:
     """Handwritten digits, 1797 real images of 8x8 pixels from the scikit-learn package.
 
     `standardize` uses one mean and one standard deviation, those of all pixels of the training
@@ -133,7 +135,7 @@ def cifar10(device=None, cache=None, train=None, test=None, standardize=True) ->
     return _to_device(parts, CIFAR10_CLASSES, name, raw.values(), device, standardize)
 
 
-def gaussian(n=400, test=400, mean=0.0, std=1.0, correlation=0.0, seed=0, device=None) -> Data:
+def gaussian(n=400, test=400, mean=0.0, std=1.0, correlation=0.0, seed=0, device="cpu") -> Data:
     """Two classes in one Gaussian cloud, x = mean + std * (L z) with z ~ N(0, I).
 
     L is the Cholesky factor of the correlation matrix. P(y = 1) = sigmoid(2 z_1 + 2 z_2) depends
@@ -152,7 +154,7 @@ def gaussian(n=400, test=400, mean=0.0, std=1.0, correlation=0.0, seed=0, device
     return _toy("gaussian", draw, (n, test), seed, 2, device)
 
 
-def rings(n=600, test=600, noise=0.08, seed=0, device=None) -> Data:
+def rings(n=600, test=600, noise=0.08, seed=0, device="cpu") -> Data:
     """Three concentric rings, one class each, with radii 0.5, 1 and 1.5 plus N(0, noise^2).
 
     Antipodally symmetric: example i + n/2 is the exact negative of example i and has its label.
@@ -171,7 +173,7 @@ def rings(n=600, test=600, noise=0.08, seed=0, device=None) -> Data:
     return _toy("rings", draw, (n, test), seed, 3, device)
 
 
-def spirals(n=600, test=600, arms=3, noise=0.05, turns=0.75, seed=0, device=None) -> Data:
+def spirals(n=600, test=600, arms=3, noise=0.05, turns=0.75, seed=0, device="cpu") -> Data:
     """Interleaved spiral arms, one class each, of radius 0.2 to 1.5.
 
     Arm k starts at the angle 2 pi k / arms and makes `turns` turns; each coordinate then gets

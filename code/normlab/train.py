@@ -103,14 +103,14 @@ def train(
     eval_examples: int | None = None,
     after_step: Callable[[int], None] | None = None,
 ) -> Run | list[Run]:
-    """Train one network, or several, in place, and return what happened.
+    """Train one network, or several, in place on the device of the data; return what happened.
 
     Equal networks of linear layers, batch norms and activations are trained together as a
     :class:`normlab.stack.Stack`; others one after the other. The result is the same.
 
     Args:
         models: a network, or a list of R.
-        data: with ``x_train, y_train, x_test, y_test`` on the device of the networks.
+        data: with ``x_train, y_train, x_test, y_test``, all on one device.
         lr: learning rate, one or R.
         steps: updates.
         batch_size: examples per update; None: all of them in every update.
@@ -127,7 +127,7 @@ def train(
         ValueError: lists of different lengths, an unknown optimizer or an option that it lacks.
     """
     one = isinstance(models, nn.Module)
-    group = [models] if one else list(models)
+    group = [m.to(data.x_train.device) for m in ([models] if one else models)]
     lrs, seeds = _per_model(lr, len(group), "lr"), _per_model(seed, len(group), "seed")
     _check_optimizer(optimizer, weight_decay)
     together = len(group) > 1 and after_step is None and can_stack(group)
