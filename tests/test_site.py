@@ -33,7 +33,7 @@ VISITS = [(page, size, "light") for size in SIZES for page in PAGES] + [
 FAULTS = """() => {
   const faults = [], article = document.querySelector("article") || document.body;
   for (const math of article.querySelectorAll(".math"))
-    if (!math.querySelector("mjx-container") || math.querySelector("[data-mml-node=merror], [fill=red]"))
+    if (!math.querySelector("mjx-container") || math.querySelector("mjx-merror, [data-mjx-error], [mathcolor=red]"))
       faults.push("formula not rendered: " + math.textContent.trim().slice(0, 80));
   const walker = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
   for (let node; (node = walker.nextNode()); )
