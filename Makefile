@@ -48,7 +48,7 @@ lint: install
 	@$(PY) -m ruff check --quiet . && $(PY) -m ruff format --check --quiet . \
 	  || { echo "ruff: mend with  $(PY) -m ruff check --fix . && $(PY) -m ruff format ."; exit 1; }
 	@$(PY) -m codespell_lib .
-	@find chapters coursework -name '*.ipynb' -not -path '*/.*' -print0 2>/dev/null | xargs -0 $(PY) -m nbstripout --verify --keep-id \
+	@find chapters coursework -name '*.ipynb' -not -path '*/.*' -print0 2>/dev/null | xargs -0 -r $(PY) -m nbstripout --verify --keep-id \
 	  || { echo "nbstripout: mend with  $(PY) -m nbstripout --keep-id NOTEBOOK"; exit 1; }
 
 clean:
