@@ -57,6 +57,7 @@ def inputs_key(book: Path) -> str:
             digest.update(b"absent")
     for path in sorted(p for name in INPUTS for p in [book / name, *(book / name).rglob("*")]):
         hidden = SKIPPED.intersection(path.parts) or any(".egg-info" in p for p in path.parts)
+        hidden = hidden or path.name.startswith(".")  # runs of an interrupted experiment
         if path.is_file() and not hidden:
             digest.update(str(path.relative_to(book)).encode() + b"\0")
             digest.update(hashlib.sha256(path.read_bytes()).digest())
