@@ -97,6 +97,15 @@ def test_is_stripped(path):
 
 
 @every_notebook
+def test_no_control_characters(path):
+    """A backslash that was read as an escape turns ``\\varepsilon`` into a vertical tab."""
+    cells = [
+        c["id"] for c in load(path)["cells"] if re.search(r"[\x00-\x09\x0b-\x1f]", c["source"])
+    ]
+    assert not cells, f"cells {cells} hold control characters: write the backslash out again"
+
+
+@every_notebook
 def test_cell_ids_are_there_and_unique(path):
     ids = [cell.get("id") for cell in load(path)["cells"]]
     assert None not in ids, "a cell has no id: save the notebook with nbformat 4.5"
