@@ -16,7 +16,7 @@ from normlab.claims import all_claims
 from normlab.experiments import at_scale
 
 LOG = logging.getLogger(__name__)
-COLUMNS = {"claim": 44, "source": 14, "verdict": 12, "measured in this build": 16, "at scale": 14}
+COLUMNS = {"claim": 50, "measured in this build": 25, "at scale": 25}
 
 
 class ClaimCards(HTMLParser):
@@ -77,17 +77,18 @@ def row(cells: list[list[nodes.Node]], span: int = 1) -> nodes.row:
 
 def claim_row(name: str, entry: dict) -> nodes.row:
     """Return the row of one claim; links and measured values are filled in later."""
+    verdict = "✓ holds. " if entry["verdict"] == "holds" else "✗ not reproduced. "
+    link = LessonLink("", nodes.Text(entry["says"]), lesson=entry["lesson"], claim=name)
     line = row(
         [
-            [LessonLink("", nodes.Text(entry["says"]), lesson=entry["lesson"], claim=name)],
-            [nodes.Text(entry["source"])],
-            [nodes.Text("✓ holds" if entry["verdict"] == "holds" else "✗ not reproduced")],
+            [nodes.strong("", verdict), link],
             [Measured(claim=name, lesson=entry["lesson"])],
             [nodes.Text(at_scale(name) or "–")],
         ]
     )
-    criterion = nodes.paragraph("", f"Criterion: {entry['criterion']}", classes=["criterion"])
-    line[0] += criterion
+    for field in ("criterion", "source"):
+        text = f"{field.capitalize()}: {entry[field]}"
+        line[0] += nodes.paragraph("", text, classes=["criterion"])
     return line
 
 
