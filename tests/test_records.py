@@ -134,12 +134,12 @@ def test_a_claim_is_judged_on_its_record(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(records, "FOLDER", tmp_path)
     monkeypatch.setattr(claims, "all_claims", lambda: {"toy-claim": {"record": "toy"}, "other": {}})
     records.write(experiments.run("toy"), tmp_path)
-    assert experiments.at_scale("toy-claim") == "sum 6"
+    assert experiments.at_scale("toy-claim") == "sum 6 (scale: quick)"
     assert experiments.at_scale("other") is None
     record = experiments.run("toy")
     record["runs"].pop()
     records.write(record, tmp_path)
-    assert experiments.at_scale("toy-claim") == "does not hold: sum 3"
+    assert experiments.at_scale("toy-claim") == "does not hold: sum 3 (scale: quick)"
 
 
 NAMES = sorted(path.stem for path in records.FOLDER.glob("*.json"))

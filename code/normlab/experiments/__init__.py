@@ -73,13 +73,14 @@ def run(name: str, scale: str = "quick", done: list[dict] | None = None, keep=No
 
 
 def at_scale(claim_id: str) -> str | None:
-    """Judge a claim on its full-scale record: the measured text, marked if it does not hold."""
+    """Judge a claim on its record: the measured text with its scale, marked if it does not hold."""
     entry = claims.all_claims()[claim_id]
     if "record" not in entry:
         return None
     record = records.read(entry["record"])
     holds, measured = experiment(entry["record"]).verdicts(record["runs"])[claim_id]
-    return measured if holds else f"does not hold: {measured}"
+    verdict = measured if holds else f"does not hold: {measured}"
+    return f"{verdict} (scale: {record['scale']})"
 
 
 def _finished(partial: Path) -> list[dict]:
