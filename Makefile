@@ -50,6 +50,7 @@ lint: install
 	@$(PY) -m codespell_lib .
 	@find chapters coursework -name '*.ipynb' -not -path '*/.*' -print0 2>/dev/null | xargs -0 -r $(PY) -m nbstripout --verify --keep-id \
 	  || { echo "nbstripout: mend with  $(PY) -m nbstripout --keep-id NOTEBOOK"; exit 1; }
+	@$(PY) -m pytest -q --no-header tests/test_notebooks.py  # kernelspec and all other form
 
 clean:
 	rm -rf _build
