@@ -3,8 +3,13 @@
 The same network, the same weights at the start and the same batches, with and without the biases
 that stand before a norm. They start as torch starts them, uniform in ±1/√fan-in. Two yardsticks
 keep the comparison honest. A network without any norm shows what a bias does where nothing
-subtracts it. A twin without biases, one of its weights moved to the next float32 number, shows how
-far apart two runs drift from a rounding error alone.
+subtracts it. Under SGD and under Adam a nudged twin without biases, one of its weights moved to
+the next float32 number, shows how far apart two runs drift from a rounding error alone.
+
+A first design, without a nudged twin under Adam, asked whether the means differ by less than two
+standard deviations of a run. It failed with three seeds and passed when three more were added,
+which is optional stopping. This design and its criteria were fixed after that and before any of its
+runs; its seeds on photographs are fresh.
 
 | scale | network | data | steps |
 |---|---|---|---|
@@ -16,7 +21,7 @@ Used by lesson 5.
 """
 
 from copy import deepcopy
-from statistics import mean, variance
+from statistics import mean
 
 import torch
 import torch.nn.functional as F
@@ -31,14 +36,15 @@ QUESTION = "Does the bias of a layer matter when batch norm follows?"
 
 #: name -> what makes the arm
 ARMS = {
-    "batch, no bias": {"norm": "batch", "bias": False, "optimizer": "sgd"},
-    "batch, bias": {"norm": "batch", "bias": True, "optimizer": "sgd"},
-    "batch, nudged": {"norm": "batch", "bias": False, "optimizer": "sgd"},
-    "none, no bias": {"norm": "none", "bias": False, "optimizer": "sgd"},
-    "none, bias": {"norm": "none", "bias": True, "optimizer": "sgd"},
-    "batch, no bias, Adam": {"norm": "batch", "bias": False, "optimizer": "adam"},
-    "batch, bias, Adam": {"norm": "batch", "bias": True, "optimizer": "adam"},
-}
+    f"batch, {kind}{', Adam' * (optimizer == 'adam')}": {
+        "norm": "batch",
+        "bias": kind == "bias",
+        "nudged": kind == "nudged",
+        "optimizer": optimizer,
+    }
+    for optimizer in ("sgd", "adam")
+    for kind in ("no bias", "bias", "nudged")
+} | {"none, bias": {"norm": "none", "bias": True, "nudged": False, "optimizer": "sgd"}}
 
 
 def _arms(seeds: range, rates: dict[str, float], **fixed) -> list[dict]:
@@ -61,7 +67,7 @@ CONFIGS = {
         batch_size=64,
     ),
     "cpu": _arms(
-        range(6),
+        range(10, 18),
         {"batch": 0.1, "none": 0.03, "adam": 0.001},
         depth=11,
         width=16,
@@ -69,7 +75,7 @@ CONFIGS = {
         batch_size=64,
     ),
     "full": _arms(
-        range(6),
+        range(10, 18),
         {"batch": 0.1, "none": 0.03, "adam": 0.001},
         depth=11,
         width=64,
@@ -82,9 +88,9 @@ CONFIGS = {
 NOTHING = 1e-4
 #: and without a norm above this one
 SOMETHING = 1e-3
-#: arms are equal if their means differ by less than this many standard deviations of a run. With
-#: three seeds equal arms fail this 7 times in 100, with six seeds 6 times in 1000 (t distribution).
-EQUAL = 2.0
+#: with and without a bias, the mean absolute difference in test accuracy over the seeds must be at
+#: most this many times the one between a network and its nudged twin
+NUDGES = 2.5
 #: Adam must move a bias (root mean square) at least this many times further than SGD does
 FURTHER = 100.0
 
@@ -122,7 +128,7 @@ def build(config: dict, data) -> nn.Module:
         model = VGG(config["depth"], config["width"], channels=channels, **options)
     if config["bias"]:
         start_biases(model, config["seed"])
-    if config["arm"].endswith("nudged"):
+    if config["nudged"]:
         with torch.no_grad():
             weight = hidden_layers(model)[0].weight.view(-1)
             weight[0] = torch.nextafter(weight[0], torch.tensor(torch.inf))
@@ -171,6 +177,14 @@ def values(runs: list[dict], arm: str, metric: str) -> list:
     return [entry["metrics"][metric] for entry in runs if entry["config"]["arm"] == arm]
 
 
+def differences(runs: list[dict], kind: str, optimizer: str) -> list[float]:
+    """Return test accuracy with a "bias", or "nudged", minus without: one value per seed."""
+    suffix = ", Adam" if optimizer == "Adam" else ""
+    arms = (f"batch, {kind}{suffix}", f"batch, no bias{suffix}")
+    pairs = zip(*(values(runs, arm, "test_accuracy") for arm in arms), strict=True)
+    return [one - other for one, other in pairs]
+
+
 def verdicts(runs: list[dict]) -> dict[str, tuple[bool, str]]:
     """Judge the claims of lesson 5: claim id -> (holds, measured)."""
     return {
@@ -196,30 +210,27 @@ def _gradient(runs: list[dict]) -> tuple[bool, str]:
     text = f"bias gradient / weight gradient: with batch norm at most {largest:.0e}, "
     return (
         largest < NOTHING and smallest > SOMETHING,
-        f"{text}without a norm at least {smallest:.0e}",
+        f"{text}without a norm at least {smallest:.3f}",
     )
 
 
 def _accuracy(runs: list[dict]) -> tuple[bool, str]:
-    """The test accuracies of the arms with and without bias differ by less than runs do."""
+    """A bias changes the test accuracy hardly more than a nudge of one weight does."""
     holds, parts = True, []
-    for without in ("batch, no bias", "batch, no bias, Adam"):
-        arms = [values(runs, a, "test_accuracy") for a in (without, without.replace("no ", ""))]
-        difference = abs(mean(arms[1]) - mean(arms[0]))
-        deviation = mean(variance(arm) for arm in arms) ** 0.5
-        holds = holds and difference < EQUAL * deviation
-        name = "Adam" if "Adam" in without else "SGD"
-        parts.append(
-            f"{name} {mean(arms[0]):.3f} without, {mean(arms[1]):.3f} with bias, "
-            f"one run varies by ±{deviation:.3f}"
+    for optimizer in ("SGD", "Adam"):
+        bias, nudge = (
+            mean(abs(d) for d in differences(runs, kind, optimizer)) for kind in ("bias", "nudged")
         )
-    return holds, f"test accuracy: {'; '.join(parts)} ({len(arms[0])} seeds)"
+        holds = holds and bias <= NUDGES * nudge
+        parts.append(f"{optimizer} {bias:.4f} for the bias, {nudge:.4f} for the nudge")
+    seeds = len(differences(runs, "bias", "SGD"))
+    return holds, f"mean absolute change of test accuracy: {'; '.join(parts)} ({seeds} seeds)"
 
 
 def _drift(runs: list[dict]) -> tuple[bool, str]:
     """In float32 Adam moves the biases under batch norm much further than SGD does."""
     sgd, adam = (values(runs, f"batch, bias{o}", "bias_drift") for o in ("", ", Adam"))
-    text = f"bias drift: SGD at most {max(sgd):.0e}, Adam {min(adam):.0e} to {max(adam):.0e}"
+    text = f"bias drift: SGD at most {max(sgd):.0e}, Adam {min(adam):.3f} to {max(adam):.3f}"
     return min(adam) > FURTHER * max(sgd), f"{text} ({len(sgd)} seeds)"
 
 
