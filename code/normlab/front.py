@@ -17,7 +17,7 @@ def draw(record: dict):
     """Draw the final test accuracy over the learning rate, with and without batch norm."""
     import matplotlib.pyplot as plt
 
-    figure, ax = plt.subplots(figsize=(6.4, 3.6))
+    figure, ax = plt.subplots(figsize=(5.2, 3.3))
     for norm, place in (("none", (0.17, 33)), ("batch", (0.36, 48))):
         runs = [run for run in record["runs"] if run["config"]["norm"] == norm]
         rates = sorted({run["config"]["lr"] for run in runs})
