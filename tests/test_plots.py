@@ -41,24 +41,5 @@ def test_a_name_stands_at_the_last_finite_point(ax):
     assert tuple(ax.texts[0].xy) == (2, 5)
 
 
-def test_histogram_is_a_density_and_names_each_sample(ax):
-    rng = np.random.default_rng(0)
-    plots.histogram(ax, {"none": rng.normal(3, 1, 5000), "batch": rng.normal(0, 1, 5000)})
-    assert [text.get_text() for text in ax.texts] == ["none", "batch"]
-    heights, edges, _ = ax.patches[0].get_data()
-    assert np.sum(heights * np.diff(edges)) == pytest.approx(1, abs=1e-9)
-
-
 def test_every_colour_of_the_course_is_different():
     assert len(set(plots.COLORS.values())) == len(plots.COLORS)
-
-
-def test_a_record_in_a_figure_names_its_source(ax):
-    record = {
-        "experiment": "toy", "scale": "cpu", "device": "CPU", "torch": "2", "date": "2026-01-01",
-        "commit": "abc", "data": {"name": "toy data", "sha256": "0" * 64},
-        "runs": [{"config": {"seed": 4}, "seconds": 3600.0}],
-    }  # fmt: skip
-    plots.source_line(ax, record)
-    text = ax.texts[0].get_text()
-    assert "toy data" in text and "seeds 4" in text and "1.00 h of CPU" in text

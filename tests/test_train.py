@@ -11,7 +11,7 @@ from normlab.data import Data
 from normlab.layers import BatchNorm1d, GhostBatchNorm1d
 from normlab.models import MLP, VGG
 from normlab.stack import Stack
-from normlab.train import Run, batches, side_by_side, train
+from normlab.train import batches, side_by_side, train
 
 
 @pytest.fixture(scope="module")
@@ -195,9 +195,3 @@ def test_side_by_side_gives_every_result_from_other_processes():
     jobs = [3, 4, 5]
     found = dict(side_by_side(math.factorial, jobs, processes=2))
     assert found == {3: 6, 4: 24, 5: 120} == dict(side_by_side(math.factorial, jobs, processes=1))
-
-
-def test_a_run_turns_into_a_plain_dictionary():
-    run = Run(lr=0.1, seed=2)
-    run.add(0, 1.0, 0.5, 1.1, 0.4)
-    assert run.as_dict()["train_accuracy"] == [0.5] and run.as_dict()["diverged_at"] is None

@@ -4,13 +4,11 @@ Colour means the normalization, everywhere. Line style means the split: train so
 Every spread that is shown is the range over seeds, from the smallest to the largest value.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 
 import matplotlib.pyplot as plt
 import numpy as np
-
-from normlab import records
 
 #: the colour of each normalization
 COLORS = {
@@ -80,39 +78,4 @@ def name_line(ax, line, label: str | None):
             color=line.get_color(),
             annotation_clip=False,
         )
-    return ax
-
-
-def histogram(ax, values: Mapping[str, Sequence], *, bins=60, colors: Mapping[str, str] = COLORS):
-    """Draw the densities of several samples as outlines, each named in its colour at its peak."""
-    pooled = np.concatenate([np.ravel(v) for v in values.values()])
-    edges = np.linspace(*np.quantile(pooled, [0.001, 0.999]), bins + 1)
-    for name, sample in values.items():
-        height, _ = np.histogram(np.ravel(sample), edges, density=True)
-        color = colors.get(name)
-        patch = ax.stairs(height, edges, color=color, fill=True, alpha=0.25)
-        ax.stairs(height, edges, color=color, linewidth=1.6)
-        peak = int(height.argmax())
-        place = ((edges[peak] + edges[peak + 1]) / 2, height[peak])
-        ax.annotate(
-            name, place, xytext=(4, 3), textcoords="offset points", color=patch.get_edgecolor()
-        )
-    ax.set_ylabel("density")
-    return ax
-
-
-def source_line(ax, record: dict):
-    """Write a record's provenance in small letters under the axes."""
-    text = records.provenance(record).replace("; ", "\n", 1)
-    ax.annotate(
-        text,
-        (0, 0),
-        xytext=(0, -46),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        fontsize=6.5,
-        color="#555555",
-        va="top",
-        annotation_clip=False,
-    )
     return ax

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 
 import torch
@@ -62,10 +62,6 @@ class Run:
         """Return the first evaluated step with at least this training accuracy, else infinity."""
         reached = (s for s, a in zip(self.steps, self.train_accuracy, strict=True) if a >= accuracy)
         return float(next(reached, float("inf")))
-
-    def as_dict(self) -> dict:
-        """Return a plain dictionary, ready for a record."""
-        return asdict(self)
 
 
 def progress(items: Iterable, **options) -> Iterable:
