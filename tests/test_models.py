@@ -7,16 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from normlab.layers import NORMS, BatchNorm1d, BatchNorm2d, make_norm
+from normlab.layers import NORMS, WEIGHT_NORMS, BatchNorm1d, BatchNorm2d, make_norm
 from normlab.models import MLP, VGG
 
+PLAN = (1, "M", 2, 2)
+SPATIAL = ("position", "instance", "torch.instance")
 
-@pytest.mark.parametrize("norm", NORMS)
+
+@pytest.mark.parametrize("norm", [*NORMS, *WEIGHT_NORMS])
 def test_every_named_norm_builds_and_trains_in_both_networks(norm):
-    for model, x in (
-        (MLP((64, 16, 16, 10), norm=norm), torch.randn(8, 1, 8, 8)),
-        (VGG(11, width=2, norm=norm, channels=1), torch.randn(8, 1, 8, 8)),
-    ):
+    x, vgg = torch.randn(8, 1, 8, 8), VGG(PLAN, width=2, norm=norm, channels=1)
+    for model in (vgg,) if norm in SPATIAL else (vgg, MLP((64, 16, 16, 10), norm=norm)):
         y = model(x)
         assert y.shape == (8, 10)
         y.square().sum().backward()

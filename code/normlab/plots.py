@@ -19,13 +19,30 @@ COLORS = {
     "weight": "#CC79A7",
     "noisy batch": "#56B4E9",
     "cosine": "#E69F00",
+    "position": "#F08A5D",
+    "rms": "#8C510A",
+    "instance": "#332288",
+    "mean-only": "#882255",
+    "centered cosine": "#B8A000",
 }
 
 #: the style of each split
 SPLITS = {"train": "-", "test": "--"}
 
 #: how each normalization is called in a figure
-LABELS = {"none": "no norm", "batch": "batch norm"}
+LABELS = {
+    "none": "no norm",
+    "batch": "batch norm",
+    "layer": "layer norm",
+    "position": "layer norm per position",
+    "rms": "RMS norm",
+    "group": "group norm",
+    "instance": "instance norm",
+    "weight": "weight norm",
+    "mean-only": "weight norm, mean-only batch norm",
+    "cosine": "cosine norm",
+    "centered cosine": "centered cosine norm",
+}
 
 
 def style() -> None:

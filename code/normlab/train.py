@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from normlab.stack import Single, Stack, can_stack
+from normlab.stack import Single, Stack, VmapStack, can_stack, can_vmap
 
 #: a loss above this multiple of the first one counts as divergence
 DIVERGED = 1000.0
@@ -101,8 +101,8 @@ def train(
 ) -> Run | list[Run]:
     """Train one network, or several, in place on the device of the data; return what happened.
 
-    Equal networks of linear layers, batch norms and activations are trained together as a
-    :class:`normlab.stack.Stack`; others one after the other. The result is the same.
+    Equal MLPs are trained together as a :class:`normlab.stack.Stack`, equal recurrent networks as
+    a :class:`normlab.stack.VmapStack`; others one after the other. The result is the same.
 
     Args:
         models: a network, or a list of R.
@@ -126,12 +126,12 @@ def train(
     group = [m.to(data.x_train.device) for m in ([models] if one else models)]
     lrs, seeds = _per_model(lr, len(group), "lr"), _per_model(seed, len(group), "seed")
     _check_optimizer(optimizer, weight_decay)
-    together = len(group) > 1 and after_step is None and can_stack(group)
-    if optimizer != "sgd" and len(set(lrs)) > 1:
-        together = False
+    together = len(group) > 1 and after_step is None
+    together = together and (optimizer == "sgd" or len(set(lrs)) == 1)
+    engine = Stack if can_stack(group) else VmapStack if can_vmap(group) else None
     engines = (
-        [(Stack(group), lrs, seeds)]
-        if together
+        [(engine(group), lrs, seeds)]
+        if together and engine
         else [(Single(m), [a], [s]) for m, a, s in zip(group, lrs, seeds, strict=True)]
     )
     runs = []
