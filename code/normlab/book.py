@@ -1,7 +1,7 @@
 """The part of the website that is ours: a Sphinx extension, loaded by ``_config.yml``.
 
 It collects what every ``claim(...)`` measured while the lessons ran, draws the table of all claims
-(directive ``{claims-ledger}``), and drops the live-code scripts of sphinx-thebe, which Jupyter Book
+(directive ``{claims-ledger}``), numbers the lessons in the order of the parts, and drops the live-code scripts of sphinx-thebe, which Jupyter Book
 loads on every page although this book does not use them.
 """
 
@@ -142,6 +142,15 @@ def fill(app, doctree, docname) -> None:
         node.replace_self(nodes.reference("", "", *text, refuri=uri, internal=True))
 
 
+def sort_pages(app, env) -> list[str]:
+    """Sort the tables of contents, since lessons are numbered in their order (``env-get-updated``).
+
+    Otherwise it is the order in which pages happened to be read, and Part 2 may come first.
+    """
+    env.tocs = dict(sorted(env.tocs.items()))
+    return []
+
+
 def drop_thebe(app, config) -> None:
     """Disconnect sphinx-thebe, whose script Sphinx would add twice and which needs a foreign host."""
     unused = (sphinx_thebe.init_thebe_core, sphinx_thebe.update_thebe_context)
@@ -158,6 +167,7 @@ def setup(app) -> dict:
     app.add_directive("claims-ledger", ClaimsLedger)
     app.connect("config-inited", drop_thebe)
     app.connect("doctree-read", collect)
+    app.connect("env-get-updated", sort_pages, priority=100)
     app.connect("env-purge-doc", forget)
     app.connect("env-merge-info", merge)
     app.connect("doctree-resolved", fill)
