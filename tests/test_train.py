@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from normlab.data import Data
-from normlab.layers import BatchNorm1d, GhostBatchNorm1d
-from normlab.models import MLP, VGG
-from normlab.stack import Stack
+from normlab.layers import BatchNorm1d, GhostBatchNorm1d, GroupNorm, LayerNorm
+from normlab.models import MLP, VGG, RowRNN
+from normlab.stack import Stack, can_stack, can_vmap
 from normlab.train import batches, side_by_side, train
 
 
@@ -35,6 +35,16 @@ NORMS = {
     "no affine": partial(BatchNorm1d, affine=False),
     "cumulative": partial(BatchNorm1d, momentum=None),
     "ghost": partial(GhostBatchNorm1d, group_size=8),
+    "layer": "layer",
+    "torch.layer": "torch.layer",
+    "layer, no shift": partial(LayerNorm, bias=False),
+    "rms": "rms",
+    "group": partial(GroupNorm, 1),
+    "torch.group": partial(nn.GroupNorm, 1),
+    "weight": "weight",
+    "mean-only": "mean-only",
+    "cosine": "cosine",
+    "centered cosine": "centered cosine",
 }
 
 
@@ -43,6 +53,7 @@ NORMS = {
 def test_a_stack_gives_each_replica_what_it_gets_alone(data, norm, batch_size):
     options = {"steps": 12, "batch_size": batch_size, "eval_every": 4, "weight_decay": 0.01}
     together, alone = nets(norm), nets(norm)
+    assert can_stack(together)
     runs = train(together, data, lr=[0.1, 0.3, 0.5], seed=[5, 6, 7], **options)
     for model, twin, run, lr, seed in zip(
         alone, together, runs, (0.1, 0.3, 0.5), (5, 6, 7), strict=True
@@ -52,6 +63,33 @@ def test_a_stack_gives_each_replica_what_it_gets_alone(data, norm, batch_size):
         for name in ("batch_loss", "train_loss", "test_loss", "train_accuracy", "test_accuracy"):
             assert getattr(run, name) == pytest.approx(getattr(single, name), abs=1e-10)
         torch.testing.assert_close(twin.state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize("norm", ["none", "layer", "batch"])
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_recurrent_networks_train_together_as_they_do_alone(data, cell, norm):
+    def build():
+        options = {"hidden": 4, "classes": 2, "cell": cell, "norm": norm}
+        return [RowRNN(3, 2, seed=s, **options).double() for s in (0, 1, 2)]
+
+    together, alone, options = build(), build(), {"steps": 6, "batch_size": 16}
+    assert can_vmap(together)
+    runs = train(together, data, lr=[0.1, 0.3, 1e9], seed=[5, 6, 7], **options)
+    for model, twin, run, lr, seed in zip(
+        alone, together, runs, (0.1, 0.3, 1e9), (5, 6, 7), strict=True
+    ):
+        single = train(model, data, lr=lr, seed=seed, **options)
+        assert run.diverged_at == single.diverged_at
+        if run.diverged_at is None:
+            assert run.batch_loss == pytest.approx(single.batch_loss, abs=1e-9)
+            assert run.test_loss == pytest.approx(single.test_loss, abs=1e-9)
+            torch.testing.assert_close(twin.state_dict(), model.state_dict())
+
+
+def test_recurrent_networks_of_different_kinds_do_not_train_together():
+    assert not can_vmap([RowRNN(hidden=4), RowRNN(hidden=5)])
+    assert not can_vmap([RowRNN(norm="layer"), RowRNN(norm="batch")])
+    assert not can_vmap([VGG(11, 1), VGG(11, 1)])
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "rmsprop", "adam"])
