@@ -6,7 +6,7 @@ All of them are one formula; they differ in the set of values that share a mean 
 
 with the *biased* variance. Each layer is interchangeable with the one of the same name in
 ``torch.nn``: the same arguments, attributes, state and numbers. Half precision is computed in
-float32 and rounded once, at the end. Derived in lessons 1 to 3 of Part 2. Sources: Ba et al. 2016
+float32 and rounded once, at the end. Derived in lessons 8 to 10. Sources: Ba et al. 2016
 (layer), Zhang & Sennrich 2019 (RMS), Wu & He 2018 (group), Ulyanov et al. 2016 (instance).
 """
 

@@ -2,7 +2,7 @@ r"""Norms of the weights, or of the product: no statistics of the data are subtr
 
 Weight norm (Salimans & Kingma 2016) separates the length of a weight vector from its direction,
 :math:`w = g\,v / \lVert v \rVert`. Cosine norm (Luo et al. 2018) replaces the product
-:math:`w \cdot x` by :math:`\cos\theta(w, x)`. Derived in lessons 4 and 5 of Part 2.
+:math:`w \cdot x` by :math:`\cos\theta(w, x)`. Derived in lessons 11 and 12.
 """
 
 import torch
