@@ -1,5 +1,8 @@
 """``claim``: shows what was measured, raises when the outcome is not the expected one."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -90,3 +93,30 @@ def test_a_broken_list_of_claims_is_refused(monkeypatch, tmp_path, text, says):
 
 def test_the_list_of_the_book_is_read_and_not_empty():
     assert "by-hand-equals-torch" in claims.all_claims()
+
+
+CHAPTERS = Path(__file__).parents[1] / "chapters"
+LINKS = [
+    (page, *link)
+    for page in sorted(CHAPTERS.rglob("*.md")) + sorted(CHAPTERS.rglob("*.ipynb"))
+    if ".ipynb_checkpoints" not in page.parts
+    for link in re.findall(r"([\w./]+)\.html#claim-([\w-]+)", page.read_text("utf-8"))
+]
+
+
+def test_every_link_to_a_claim_leads_to_the_lesson_that_checks_it():
+    listed = {name: entry["lesson"] for name, entry in claims.all_claims().items()}
+    assert len(LINKS) > 5
+    for page, lesson, name in LINKS:
+        target = (page.parent / lesson).resolve().relative_to(CHAPTERS.resolve())
+        assert name in listed, f"{page.name} links to the claim {name!r}, which is not listed"
+        assert listed[name] == str(target), f"{page.name}: {name!r} is checked in {listed[name]}"
+
+
+def test_every_cell_of_the_decision_table_rests_on_a_claim():
+    text = (CHAPTERS / "2_survey" / "which_norm_when.md").read_text("utf-8")
+    rows = [line.strip().strip("|").split("|") for line in text.splitlines() if line[:1] == "|"]
+    cells = [cell for row in rows[2:] for cell in row[1:]]
+    assert len(cells) >= 20
+    bare = [cell.strip() for cell in cells if "#claim-" not in cell]
+    assert not bare, f"link these cells to the claim that supports them: {bare}"
