@@ -37,7 +37,8 @@ class DataError(RuntimeError):
 class Data(NamedTuple):
     """A data set in two parts.
 
-    Shape: inputs `x_…` are float32, (N, C, H, W) or (N, features); labels `y_…` are int64, (N,).
+    Shape: inputs `x_…` are float32, (N, C, H, W) or (N, features); labels `y_…` are int64, (N,), or
+    float32 targets, (N, outputs), for a regression without classes.
     `sha256` is the hash of the whole raw data, before any choice of examples.
     """
 
@@ -189,6 +190,21 @@ def spirals(n=600, test=600, arms=3, noise=0.05, turns=0.75, seed=0, device="cpu
     return _toy("spirals", draw, (n, test), seed, arms, device)
 
 
+def linear_teacher(n=1000, test=1000, features=10, outputs=10, seed=0, device="cpu") -> Data:
+    """A regression for the deep linear network: y = A x, with A and x drawn from N(0, 1).
+
+    One matrix A for both parts; no noise. Shape: inputs (n, features), targets (n, outputs).
+    Source: Santurkar et al. 2018, appendix A.1 (1000 examples, 10 features, 10 outputs).
+    """
+    teacher = np.random.default_rng([seed, 1]).standard_normal((outputs, features))
+
+    def draw(rng, count):
+        x = rng.standard_normal((count, features))
+        return x, x @ teacher.T
+
+    return _toy("linear teacher", draw, (n, test), seed, 0, device)
+
+
 def _toy(name, draw, sizes, seed, classes, device) -> Data:
     rng = np.random.default_rng(seed)
     arrays = [array for count in sizes for array in draw(rng, count)]
@@ -208,12 +224,9 @@ def _to_device(parts, classes, name, raw, device, standardize) -> Data:
     """Move to the device, standardise by the training part's mean and std, hash the raw data."""
     device = default_device() if device is None else torch.device(device)
     x_train, y_train, x_test, y_test = (part.to(device) for part in parts)
-    x_train, y_train, x_test, y_test = (
-        x_train.float(),
-        y_train.long(),
-        x_test.float(),
-        y_test.long(),
-    )
+    x_train, x_test = x_train.float(), x_test.float()
+    if classes:
+        y_train, y_test = y_train.long(), y_test.long()
     levels = torch.arange(256).double()  # counted: exact, and the same on every device
     for channel in range(x_train.shape[1] if standardize else 0):
         counts = torch.bincount(parts[0][:, channel].flatten(), minlength=256).double()

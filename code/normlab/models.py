@@ -95,6 +95,36 @@ class MLP(_Net):
         super().__init__(*layers, head)
 
 
+class DeepLinear(_Net):
+    r"""A deep linear network: a chain of square matrices, with or without norms between them.
+
+    As a function it is one matrix; as an optimization problem it is as hard as it is deep. The last
+    matrix has no norm behind it, for its outputs must reach the targets.
+
+    Args:
+        width: rows and columns of every matrix.
+        depth: matrices.
+        norm: any name that :func:`normlab.layers.normed` takes, or a callable.
+        seed: of the weights, drawn from N(0, 1 / width), which is the Glorot initialization here.
+
+    Shape:
+        :math:`(N, \text{width})` -> the same.
+
+    Source: Santurkar et al. 2018, appendix A.1 (25 matrices of 10 x 10).
+    """
+
+    def __init__(self, width: int = 10, depth: int = 25, norm: Norm = "none", seed: int = 0):
+        if depth < 1:
+            raise ValueError(f"depth expected at least 1 matrix, got {depth}")
+        generator = torch.Generator().manual_seed(seed)
+        layers: list[nn.Module] = []
+        for index in range(depth):
+            linear = nn.Linear(width, width, bias=False)
+            _init(linear, 1.0, generator)
+            layers += _block(linear, norm if index < depth - 1 else "none", False)
+        super().__init__(*layers)
+
+
 #: VGG by number of weight layers (Simonyan & Zisserman 2015, Table 1), in units of the width.
 PLANS = {
     11: (1, "M", 2, "M", 4, 4, "M", 8, 8, "M", 8, 8, "M"),

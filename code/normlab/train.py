@@ -32,7 +32,7 @@ OPTIMIZERS = {
 
 @dataclass
 class Run:
-    """What one training run leaves behind; losses are mean cross-entropies in nats.
+    """What one training run leaves behind; losses are means over examples, as :func:`losses` says.
 
     ``steps`` are the steps at which the network was evaluated, in evaluation mode, on the training
     and the test examples. ``batch_loss`` has one entry per step, the loss that was minimized.
@@ -68,6 +68,18 @@ def progress(items: Iterable, **options) -> Iterable:
     """Wrap ``items`` in a progress bar; ``NORMLAB_PROGRESS=0`` keeps it silent."""
     silent = os.environ.get("NORMLAB_PROGRESS") == "0"
     return tqdm(items, disable=silent, leave=False, dynamic_ncols=True, **options)
+
+
+def losses(outputs: Tensor, y: Tensor) -> Tensor:
+    """Return the loss of each example: cross-entropy in nats, or the squared error of a regression.
+
+    Shape:
+        outputs (R, classes, N) and labels (R, N) -> (R, N); outputs (R, features, N) and float
+        targets (R, N, features) -> (R, N), the squared error summed over the features.
+    """
+    if y.is_floating_point():
+        return (outputs - y.transpose(1, 2)).square().sum(1)
+    return F.cross_entropy(outputs, y, reduction="none")
 
 
 def batches(count: int, batch_size: int, seed: int):
@@ -106,7 +118,8 @@ def train(
 
     Args:
         models: a network, or a list of R.
-        data: with ``x_train, y_train, x_test, y_test``, all on one device.
+        data: with ``x_train, y_train, x_test, y_test``, all on one device; float targets make it a
+            regression.
         lr: learning rate, one or R.
         steps: updates.
         batch_size: examples per update; None: all of them in every update.
@@ -175,17 +188,17 @@ class _Loop:
         start = time.perf_counter()
         every = eval_every or max(1, steps // 10)
         update = self._updater(optimizer, weight_decay)
-        losses = []
+        history = []
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.runs[0].seed)
             self._evaluate(0)
             for step in progress(range(1, steps + 1), desc="training"):
                 self.engine.train()
                 x, y = self._batch()
-                loss = F.cross_entropy(self.engine(x), y, reduction="none").mean(1)  # (R,)
+                loss = losses(self.engine(x), y).mean(1)  # (R,)
                 self.engine.zero_grad()
                 loss.sum().backward()
-                losses.append(self._stop_diverged(loss.detach(), step))
+                history.append(self._stop_diverged(loss.detach(), step))
                 if not self.alive.any():
                     break
                 update()
@@ -195,7 +208,7 @@ class _Loop:
                     self._evaluate(step)
         self.engine.unstack()
         marks = [0, *(s for s in range(1, steps + 1) if s % every == 0 or s == steps)]
-        for run, curve in zip(self.runs, torch.stack(losses).T.tolist(), strict=True):
+        for run, curve in zip(self.runs, torch.stack(history).T.tolist(), strict=True):
             run.batch_loss = curve + [math.nan] * (steps - len(curve))
             for mark in marks[len(run.steps) :]:  # all replicas died: nothing left to evaluate
                 run.add(mark, *[math.nan] * 4)
@@ -256,15 +269,18 @@ class _Loop:
             run.add(step, *values)
 
     def _score(self, x: Tensor, y: Tensor, chunk: int = 2000) -> tuple[list, list]:
-        """Return the mean loss and the accuracy of every replica; NaN for the diverged."""
+        """Return the mean loss and the accuracy of every replica; NaN for the diverged.
+
+        A regression has no accuracy: NaN.
+        """
         count = len(self.runs)
         loss = torch.zeros(count, dtype=torch.float64, device=self.device)
         hits = torch.zeros_like(loss)
         for part, labels in zip(x.split(chunk), y.split(chunk), strict=True):
             logits = self.engine(part.expand(count, *part.shape))  # (R, classes, N)
-            labels = labels.expand(count, -1)
-            loss += F.cross_entropy(logits, labels, reduction="none").sum(1)
-            hits += (logits.argmax(1) == labels).sum(1)
+            labels = labels.expand(count, *labels.shape)
+            loss += losses(logits, labels).sum(1)
+            hits += torch.nan if y.is_floating_point() else (logits.argmax(1) == labels).sum(1)
         dead = ~self.alive
         return (
             (loss / len(x)).masked_fill(dead, torch.nan).tolist(),

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from normlab.layers.batch import BatchNorm1d, BatchNorm2d, GhostBatchNorm1d, batch_norm
+from normlab.layers.batch import BatchNorm1d, BatchNorm2d, batch_norm
 from normlab.layers.sample import (
     GroupNorm,
     InstanceNorm1d,
@@ -18,6 +18,7 @@ from normlab.layers.sample import (
     RMSNorm2d,
     normalize,
 )
+from normlab.layers.variants import BatchNoise, GhostBatchNorm1d, LpBatchNorm, NoisyBatchNorm
 from normlab.layers.weights import (
     CosineConv2d,
     CosineLinear,
@@ -30,6 +31,7 @@ from normlab.layers.weights import (
 
 __all__ = [
     "NORMS",
+    "BatchNoise",
     "BatchNorm1d",
     "BatchNorm2d",
     "CosineConv2d",
@@ -40,7 +42,9 @@ __all__ = [
     "InstanceNorm2d",
     "LayerNorm",
     "LayerNorm2d",
+    "LpBatchNorm",
     "MeanOnlyBatchNorm",
+    "NoisyBatchNorm",
     "RMSNorm",
     "RMSNorm2d",
     "WeightNorm",
@@ -63,6 +67,10 @@ def _group(layer: type) -> Callable[[int], nn.Module]:
     return lambda features: layer(groups_for(features), features)
 
 
+def _any_shape(layer: type, **options) -> dict[int, Callable[[int], nn.Module]]:
+    return {spatial: partial(layer, **options) for spatial in (0, 2)}
+
+
 #: name -> {number of spatial axes -> layer}; a ``torch.`` name is torch's own layer. In an image
 #: "layer" takes (C, H, W) together, as Wu & He do; "position" and "rms" take the channels at each
 #: position, as ConvNeXt does.
@@ -74,6 +82,14 @@ NORMS = {
     "rms": {0: RMSNorm, 2: RMSNorm2d},
     "group": {0: _group(GroupNorm), 2: _group(GroupNorm)},
     "instance": {2: partial(InstanceNorm2d, affine=True)},
+    "noisy batch": _any_shape(NoisyBatchNorm),
+    "noise": _any_shape(BatchNoise),
+    "l1": _any_shape(LpBatchNorm, p=1),
+    "l2": _any_shape(LpBatchNorm, p=2),
+    "linf": _any_shape(LpBatchNorm, p=math.inf),
+    "raw l1": _any_shape(LpBatchNorm, p=1, reading="raw"),
+    "raw l2": _any_shape(LpBatchNorm, p=2, reading="raw"),
+    "raw linf": _any_shape(LpBatchNorm, p=math.inf, reading="raw"),
     "torch.batch": {0: nn.BatchNorm1d, 2: nn.BatchNorm2d},
     "torch.layer": {0: nn.LayerNorm, 2: partial(nn.GroupNorm, 1)},
     "torch.group": {0: _group(nn.GroupNorm), 2: _group(nn.GroupNorm)},

@@ -12,7 +12,7 @@ running statistics in lesson 6. Source: Ioffe & Szegedy 2015, Algorithms 1 and 2
 import torch
 from torch import Tensor, nn
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "GhostBatchNorm1d", "batch_norm"]
+__all__ = ["BatchNorm1d", "BatchNorm2d", "batch_norm"]
 
 
 def batch_norm(
@@ -246,52 +246,3 @@ class BatchNorm2d(_BatchNorm):
     """
 
     shapes = {4: "(N, C, H, W)"}
-
-
-class GhostBatchNorm1d(BatchNorm1d):
-    r"""Batch norm over small groups inside a large batch (Hoffer et al. 2017).
-
-    The batch of N examples is cut, in order, into N / group_size ghost batches; each is normalized
-    by its own mean and variance. The running statistics move towards the average of the ghost
-    batches' means and unbiased variances. Evaluation is that of :class:`BatchNorm1d`.
-
-    Args:
-        num_features: C.
-        group_size: examples per ghost batch; must divide N.
-        others: as :class:`BatchNorm1d`.
-
-    Shape:
-        :math:`(N, C)` -> the same.
-
-    Raises:
-        ValueError: N is not a multiple of ``group_size``.
-    """
-
-    shapes = {2: "(N, C)"}
-
-    def __init__(self, num_features: int, group_size: int, **others):
-        super().__init__(num_features, **others)
-        self.group_size = group_size
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, group_size={self.group_size}"
-
-    def normalize(self, input: Tensor, by_batch: bool, updating: bool, momentum) -> Tensor:
-        if not by_batch:
-            return super().normalize(input, by_batch, updating, momentum)
-        count, channels = input.shape
-        if count % self.group_size:
-            raise ValueError(
-                f"GhostBatchNorm1d expected a batch that its group_size {self.group_size} divides, "
-                f"got {count} examples"
-            )
-        groups = count // self.group_size
-        x = input.reshape(groups, self.group_size, channels).transpose(0, 1)
-        x = x.reshape(self.group_size, groups * channels)  # a group's channel is a channel
-        mean, var = input.new_zeros(groups * channels), input.new_ones(groups * channels)
-        x_hat = batch_norm(x, mean, var, None, None, True, 1.0, self.eps)
-        if updating:
-            _update(self.running_mean, mean.view(groups, channels).mean(0), momentum)
-            _update(self.running_var, var.view(groups, channels).mean(0), momentum)
-        y = x_hat.reshape(self.group_size, groups, channels).transpose(0, 1).reshape_as(input)
-        return y if not self.affine else y * self.weight + self.bias
