@@ -149,7 +149,10 @@ def _gather(futures: dict, address: str, finished: int):
     except BaseException as error:
         yield from _finished(futures)
         if isinstance(error, distributed.KilledWorker):
-            raise ShortOfMemory(f"worker after worker died, the last one: {_killed([job])}") from None
+            raise ShortOfMemory(
+                f"{error.allowed_failures + 1} workers were killed while they ran {job}, most "
+                "likely because memory ran out"
+            ) from None
         if isinstance(error, CancelledError):
             raise ClusterError(
                 f"the scheduler at {address} is gone; start it and its workers again"

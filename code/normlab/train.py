@@ -9,9 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 
 import torch
 import torch.nn.functional as F
@@ -286,25 +284,3 @@ class _Loop:
             (loss / len(x)).masked_fill(dead, torch.nan).tolist(),
             (hits / len(x)).masked_fill(dead, torch.nan).tolist(),
         )
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def side_by_side(function: Callable, jobs: Sequence, processes: int | None = None):
-    """Yield ``(job, function(job))`` as jobs finish, in one-thread processes side by side.
-
-    For convolutional networks on a CPU. On a GPU, or with one process, the jobs run here, one
-    after the other. ``function`` must be importable (a module's own, not a notebook's).
-    """
-    count = processes or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
-    if count == 1:
-        for job in progress(jobs, desc="runs"):
-            yield job, function(job)
-        return
-    context = get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_one_thread) as pool:
-        futures = {pool.submit(function, job): job for job in jobs}
-        for future in progress(as_completed(futures), total=len(futures), desc="runs"):
-            yield futures[future], future.result()

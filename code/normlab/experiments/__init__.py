@@ -51,7 +51,7 @@ def _data(name: str, scale: str):
 def _versions(name: str) -> dict[str, str]:
     """Return what must be the same on all machines of a cluster; as it was when first asked."""
     package = Path(records.__file__).parent
-    sources = sorted(p for p in package.rglob("*.py") if p.parent.name != "experiments")
+    sources = sorted(package.rglob("*.py"))
     code = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     own = records.source_hash(Path(experiment(name).__file__))
     return {"torch": torch.__version__, "normlab": code, f"{name}.py": own}
@@ -131,7 +131,7 @@ def _record(module, name: str, scale: str, entries: list[dict]) -> dict:
     record = records.new(name, module.QUESTION, scale, about, source)
     devices = {entry.get("device", record["device"]) for entry in entries}
     record["device"] = "; ".join(sorted(devices))
-    record["runs"] = [{key: entry[key] for key in records.RUN_FIELDS} for entry in entries]
+    record["runs"] = [{k: e[k] for k in ("config", "metrics", "seconds")} for e in entries]
     return record
 
 
