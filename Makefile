@@ -30,7 +30,7 @@ help:
 
 book: install
 	@$(PY) -m normlab.execute
-	@rm -rf _build/html _build/.doctrees  # lessons are numbered anew
+	@rm -rf _build/html
 	@.venv/bin/jupyter-book build . --all -W -n --keep-going
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 from functools import partial
+import re
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -192,3 +193,12 @@ def test_every_link_inside_the_site_leads_somewhere():
             if not (SITE / path).exists() or (anchor and known and anchor not in known.anchors):
                 dead.append(f"{page}: {link}")
     assert not dead, "dead links:\n" + "\n".join(dead)
+
+
+@pytest.mark.skipif(not PAGES, reason="no built site in _build/html: run `make book` first")
+def test_a_lesson_has_the_number_of_its_file():
+    home = (SITE / "index.html").read_text(encoding="utf-8")
+    links = re.findall(r'toctree-l2[^>]*><a[^>]*href="chapters/\w+/(\d+)_\w+\.html">(\d+)\. ', home)
+    numbers = [int(number) for _, number in links]
+    assert numbers == [int(file) for file, _ in links] == list(range(1, len(links) + 1)), links
+    assert len(links) == sum(page.split("/")[-1][:2].isdigit() for page in PAGES) // 2

@@ -1,8 +1,9 @@
 """The part of the website that is ours: a Sphinx extension, loaded by ``_config.yml``.
 
 It collects what every ``claim(...)`` measured while the lessons ran, draws the table of all claims
-(directive ``{claims-ledger}``), numbers the lessons in the order of the parts, and drops the live-code scripts of sphinx-thebe, which Jupyter Book
-loads on every page although this book does not use them.
+(directive ``{claims-ledger}``), numbers the lessons in the order of the parts, and drops the
+live-code scripts of sphinx-thebe, which Jupyter Book loads on every page although this book does
+not use them.
 """
 
 from html.parser import HTMLParser
@@ -142,12 +143,21 @@ def fill(app, doctree, docname) -> None:
         node.replace_self(nodes.reference("", "", *text, refuri=uri, internal=True))
 
 
+class Sorted(set):
+    """A set that is walked in sorted order."""
+
+    def __iter__(self):
+        return iter(sorted(super().__iter__()))
+
+
 def sort_pages(app, env) -> list[str]:
     """Sort the tables of contents, since lessons are numbered in their order (``env-get-updated``).
 
-    Otherwise it is the order in which pages happened to be read, and Part 2 may come first.
+    Otherwise sphinx-multitoc-numbering takes the order in which pages happened to be read, and
+    sphinx-external-toc the order of a set, which changes from build to build.
     """
     env.tocs = dict(sorted(env.tocs.items()))
+    env.numbered_toctrees = Sorted(env.numbered_toctrees)
     return []
 
 
