@@ -5,10 +5,10 @@ On a CI machine (``CI=true``) nothing may be missing.
 """
 
 import os
+import re
 import shutil
 import threading
 from functools import partial
-import re
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
