@@ -24,6 +24,13 @@ COLORS = {
     "instance": "#332288",
     "mean-only": "#882255",
     "centered cosine": "#B8A000",
+    "noise": "#333333",
+    "l1": "#117733",
+    "l2": "#004488",
+    "linf": "#AA4499",
+    "raw l1": "#44AA77",
+    "raw l2": "#6699CC",
+    "raw linf": "#CC88BB",
 }
 
 #: the style of each split
@@ -42,6 +49,14 @@ LABELS = {
     "mean-only": "weight norm, mean-only batch norm",
     "cosine": "cosine norm",
     "centered cosine": "centered cosine norm",
+    "noisy batch": "noisy batch norm",
+    "noise": "noise, no norm",
+    "l1": "ℓ1 norm",
+    "l2": "ℓ2 norm",
+    "linf": "ℓ∞ norm",
+    "raw l1": "raw ℓ1 norm",
+    "raw l2": "raw ℓ2 norm",
+    "raw linf": "raw ℓ∞ norm",
 }
 
 
