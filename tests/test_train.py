@@ -11,7 +11,7 @@ from normlab.data import Data
 from normlab.layers import BatchNorm1d, GhostBatchNorm1d, GroupNorm, LayerNorm
 from normlab.models import MLP, VGG, RowRNN
 from normlab.stack import Stack, can_stack, can_vmap
-from normlab.train import batches, side_by_side, train
+from normlab.train import batches, train
 
 
 @pytest.fixture(scope="module")
@@ -227,9 +227,3 @@ def test_stack_refuses_networks_that_differ_or_that_it_does_not_know():
         Stack([MLP((4, 3, 2)), MLP((4, 5, 2))])
     with pytest.raises(ValueError, match="train them one by one"):
         Stack([VGG(11, 1), VGG(11, 1)])
-
-
-def test_side_by_side_gives_every_result_from_other_processes():
-    jobs = [3, 4, 5]
-    found = dict(side_by_side(math.factorial, jobs, processes=2))
-    assert found == {3: 6, 4: 24, 5: 120} == dict(side_by_side(math.factorial, jobs, processes=1))

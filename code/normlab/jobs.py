@@ -119,7 +119,7 @@ def on_cluster(
 
     Raises:
         ClusterError: no scheduler, ``distributed`` is not installed, other versions on a worker.
-        ShortOfMemory: four workers in a row died while they ran the same job.
+        ShortOfMemory: four workers were killed that had been given the same job.
     """
     with _client(address) as client:
         expected = {**versions(), "threads per worker": 1}
@@ -137,27 +137,39 @@ def _gather(futures: dict, address: str, finished: int):
     import distributed
 
     total = finished + len(futures)
-    done = distributed.as_completed(list(futures))
+    # with_results: results are fetched as soon as they are there, before their worker may die
+    done = distributed.as_completed(list(futures), with_results=True, raise_errors=False)
     try:
-        for future in progress(done, total=total, initial=finished, smoothing=0, desc="runs"):
-            job = futures[future]
-            result = future.result()
-            del futures[future]  # else the scheduler would run it again if its worker died later
+        for future, result in progress(
+            done, total=total, initial=finished, smoothing=0, desc="runs"
+        ):
+            job = futures.pop(future)
+            if isinstance(result, CancelledError):
+                raise ClusterError(
+                    f"the scheduler at {address} is gone; start it and its workers again"
+                )
+            if future.status == "error":
+                raise _cause(result[1], job)
             yield job, result
     except GeneratorExit:
         raise
-    except BaseException as error:
-        yield from _finished(futures)
-        if isinstance(error, distributed.KilledWorker):
-            raise ShortOfMemory(
-                f"{error.allowed_failures + 1} workers were killed while they ran {job}, most "
-                "likely because memory ran out"
-            ) from None
-        if isinstance(error, CancelledError):
-            raise ClusterError(
-                f"the scheduler at {address} is gone; start it and its workers again"
-            ) from None
+    except BaseException:
+        for future, result in done.next_batch(block=False):
+            if future.status != "error" and not isinstance(result, CancelledError):
+                yield futures.pop(future), result
         raise
+
+
+def _cause(error: Exception, job) -> Exception:
+    """Return the error of a job; if its workers were killed, one that says so."""
+    from distributed import KilledWorker
+
+    if not isinstance(error, KilledWorker):
+        return error
+    return ShortOfMemory(
+        f"{error.allowed_failures + 1} workers were killed that had been given {job}, most likely "
+        "because memory ran out"
+    )
 
 
 @contextmanager
@@ -171,7 +183,7 @@ def _client(address: str):
             f'pip install "distributed=={DISTRIBUTED}"'
         ) from None
     try:
-        client = distributed.Client(address, timeout=TIMEOUT, set_as_default=False)
+        client = distributed.Client(address, timeout=TIMEOUT)
     except (OSError, ValueError) as error:
         raise ClusterError(
             f"expected a Dask scheduler at {address}, got no answer within {TIMEOUT} s ({error}); "
@@ -204,15 +216,13 @@ def _unlike(wrong: str) -> str:
     )
 
 
-def _difference(versions: Callable[[], dict], expected: dict) -> str:
-    """Say, on a worker, what is not as expected; empty if all is well."""
-    from distributed import get_worker
-
+def _difference(versions: Callable[[], dict], expected: dict, dask_worker) -> str:
+    """Say, on a worker (which Dask passes by this name), what is not as expected, else nothing."""
     try:
         found = versions()
     except ImportError as error:
         return f"expected the modules of this computer, got {error!r}"
-    found = {**found, "threads per worker": get_worker().state.nthreads}
+    found = {**found, "threads per worker": dask_worker.state.nthreads}
     return ", ".join(
         f"expected {key} {value}, got {found.get(key)}"
         for key, value in expected.items()
@@ -224,8 +234,9 @@ def _on_worker(versions: Callable[[], dict], expected: dict, function: Callable,
     """Run one job on a worker, which may have joined after the first check."""
     from distributed import get_worker
 
-    wrong = _difference(versions, expected)
+    worker = get_worker()
+    wrong = _difference(versions, expected, worker)
     if wrong:
-        raise ClusterError(_unlike(f"worker {get_worker().address}: {wrong}"))
+        raise ClusterError(_unlike(f"worker {worker.address}: {wrong}"))
     os.environ["NORMLAB_PROGRESS"] = "0"
     return function(job)
