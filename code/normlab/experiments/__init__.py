@@ -3,7 +3,8 @@
 A module has ``QUESTION``, ``CONFIGS`` (scale -> list of configurations, each with a ``seed``),
 ``load(scale)`` (the data), ``run(config, data)`` (the metrics of one run) and
 ``verdicts(runs)`` (claim id -> (holds, measured)): the criterion that the lesson applies to its own
-quick runs judges the full-scale record too.
+quick runs judges the full-scale record too. A module whose runs must have the computer for themselves says
+``PROCESSES = 1``.
 
 ``python -m normlab.experiments.NAME --scale full`` runs one, with ``--scheduler ADDRESS`` on a Dask
 cluster. An interrupted run goes on where it stopped.
@@ -93,7 +94,8 @@ def run(
         scale: key of its ``CONFIGS``.
         done: runs already made; their configurations are not run again.
         keep: called with each run as it finishes.
-        processes: side by side; default: 1 for "quick", else as :func:`normlab.jobs.side_by_side`.
+        processes: side by side; default: 1 for "quick", else what the module or
+            :func:`normlab.jobs.side_by_side` says.
         scheduler: address of a Dask scheduler, whose workers then run the configurations.
 
     Raises:
@@ -110,7 +112,8 @@ def run(
     left = [Job(name, scale, c) for c, k in zip(configs, keys, strict=True) if k not in finished]
     before = len(keys) - len(left)
     if scheduler is None:
-        processes = processes or (1 if scale == "quick" else None)
+        default = 1 if scale == "quick" else getattr(module, "PROCESSES", None)
+        processes = processes or default
         results = side_by_side(_timed, left, processes, before)
     else:
         versions = functools.partial(_versions, name)
