@@ -123,6 +123,8 @@ class _StackedPerChannel(nn.Module):
         super().__init__()
         self.norm, self.replicas = copy.deepcopy(layers[0]), len(layers)
         self.norm.num_features *= self.replicas
+        torchs = isinstance(layers[0], nn.BatchNorm1d)
+        self.takes_positions = torchs or 3 in getattr(layers[0], "shapes", ())
         for name, value in layers[0].state_dict(keep_vars=True).items():
             if value.dim():
                 wide = torch.cat([layer.state_dict()[name] for layer in layers])
@@ -139,6 +141,8 @@ class _StackedPerChannel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (R, C, N) -> (R, C, N)
         replicas, channels, count = x.shape
+        if self.takes_positions:  # the examples as positions of one: nothing is copied
+            return self.norm(x.reshape(1, replicas * channels, count)).view_as(x)
         y = self.norm(x.permute(2, 0, 1).reshape(count, replicas * channels))
         return y.view(count, replicas, channels).permute(1, 2, 0)
 
