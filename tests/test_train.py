@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from normlab.data import Data
-from normlab.layers import BatchNorm1d, GhostBatchNorm1d, GroupNorm, LayerNorm
-from normlab.models import MLP, VGG, RowRNN
+from normlab.data import Data, linear_teacher
+from normlab.layers import BatchNorm1d, GhostBatchNorm1d, GroupNorm, LayerNorm, LpBatchNorm
+from normlab.models import MLP, VGG, DeepLinear, RowRNN
 from normlab.stack import Stack, can_stack, can_vmap
 from normlab.train import batches, train
 
@@ -32,6 +32,7 @@ NORMS = {
     "none": "none",
     "batch": "batch",
     "torch.batch": "torch.batch",
+    "lp": partial(LpBatchNorm, p=1, reading="raw"),
     "no affine": partial(BatchNorm1d, affine=False),
     "cumulative": partial(BatchNorm1d, momentum=None),
     "ghost": partial(GhostBatchNorm1d, group_size=8),
@@ -117,6 +118,31 @@ def test_plain_sgd_is_the_textbook_update(data):
     for after, before in zip(model.parameters(), twin.parameters(), strict=True):
         expected = before - 0.2 * (before.grad + 0.1 * before)
         torch.testing.assert_close(after, expected)
+
+
+def test_a_regression_descends_the_mean_of_the_squared_errors():
+    data, rates = linear_teacher(n=40, test=20, features=4, outputs=4), (1e-3, 1e-2)
+    plain = [DeepLinear(width=4, depth=3, norm="batch", seed=1) for _ in rates]
+    for model, lr in zip(plain, rates, strict=True):
+        for _ in range(5):
+            errors = (model(data.x_train) - data.y_train).square()
+            model.zero_grad()
+            (errors.sum() / 40).backward()
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.sub_(lr * p.grad)
+    models = [DeepLinear(width=4, depth=3, norm="batch", seed=1) for _ in rates]
+    runs = train(models, data, lr=rates, steps=5)
+    for model, expected, run in zip(models, plain, runs, strict=True):
+        torch.testing.assert_close(model[0].weight, expected[0].weight)
+        error = (model.eval()(data.x_test) - data.y_test).square().sum().item() / 20
+        assert run.test_loss[-1] == pytest.approx(error, rel=1e-5)
+        assert math.isnan(run.test_accuracy[-1]) and run.train_loss[-1] < run.train_loss[0]
+
+
+def test_fast_changes_nothing_on_a_cpu(data):
+    runs = [train(nets("batch")[0], data, lr=0.1, steps=5, fast=fast) for fast in (False, True)]
+    assert runs[0].batch_loss == runs[1].batch_loss
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(data):
