@@ -74,7 +74,7 @@ def test_together_and_one_by_one_agree(kind):
 
 
 @pytest.mark.parametrize("kind", ["mlp", "vgg"])
-def test_random_direction_has_the_length_of_the_gradient(kind):
+def test_random_direction_goes_down_less_than_the_gradient(kind):
     models = networks(kind, "batch")
     tiny = 1e-3
     one = probes.line(models, X, Y, [tiny], random_seed=0)
@@ -86,21 +86,30 @@ def test_random_direction_has_the_length_of_the_gradient(kind):
     assert ((one.start - one.losses[:, 0]).abs() < 0.5 * tiny * slope).all()
 
 
+class Bowl(nn.Module):
+    """With a squared error and targets 0: half the sum of curvature times weight squared."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([2.0, -1.0]))
+
+    def forward(self, x):
+        return x * self.w
+
+
 def test_smoothness_of_a_quadratic_is_its_curvature():
-    class Bowl(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.w = nn.Parameter(torch.tensor([2.0, -1.0]))
-
-        def forward(self, x):  # loss: mean of (x w)^2 = (a w_1^2 + b w_2^2) / 2
-            return x * self.w
-
     x = torch.tensor([[2.0, 0.0], [0.0, 1.0]])  # Hessian diag(4, 1)
     found = probes.line(Bowl(), x, torch.zeros(2, 2), [0.1, 0.3])
     gradient = torch.tensor([8.0, -1.0])
     curvature = (torch.tensor([4.0, 1.0]) * gradient).norm() / gradient.norm()
     torch.testing.assert_close(found.smoothness[0], curvature)
     assert found.start.item() == pytest.approx(8.5)
+
+
+def test_random_direction_is_as_long_as_the_gradient():
+    for seed in range(3):  # Hessian 1: the gradient changes by the distance moved
+        found = probes.line(Bowl(), torch.eye(2), torch.zeros(2, 2), [0.5], random_seed=seed)
+        torch.testing.assert_close(found.changes[0, 0], 0.5 * found.length[0])
 
 
 @pytest.mark.parametrize(("kind", "norm"), [*CASES, ("vgg", "noisy batch"), ("mlp", "noise")])
