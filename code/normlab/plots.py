@@ -24,12 +24,12 @@ COLORS = {
     "instance": "#332288",
     "mean-only": "#882255",
     "centered cosine": "#B8A000",
-    "noise": "#333333",
-    "l1": "#117733",
+    "noise": "#CC6677",
+    "l1": "#1B9E9E",
     "l2": "#004488",
-    "linf": "#AA4499",
-    "raw l1": "#44AA77",
-    "raw l2": "#6699CC",
+    "linf": "#222222",
+    "raw l1": "#C44E52",
+    "raw l2": "#B07AA1",
     "raw linf": "#CC88BB",
 }
 

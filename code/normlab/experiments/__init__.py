@@ -3,8 +3,8 @@
 A module has ``QUESTION``, ``CONFIGS`` (scale -> list of configurations, each with a ``seed``),
 ``load(scale)`` (the data), ``run(config, data)`` (the metrics of one run) and
 ``verdicts(runs)`` (claim id -> (holds, measured)): the criterion that the lesson applies to its own
-quick runs judges the full-scale record too. A module whose runs must have the computer for themselves says
-``PROCESSES = 1``.
+quick runs judges the full-scale record too. A module whose runs must have the computer for
+themselves says ``PROCESSES = 1``.
 
 ``python -m normlab.experiments.NAME --scale full`` runs one, with ``--scheduler ADDRESS`` on a Dask
 cluster. An interrupted run goes on where it stopped.
