@@ -199,7 +199,7 @@ def test_the_version_in_the_message_is_the_pinned_one():
 def test_a_run_that_kills_its_workers_is_named(cluster, lab):
     cluster.local.scheduler.allowed_failures = 0
     lab.wish(kill=5)
-    says = r'1 workers were killed that had been given {"seed": [56]}'  # Dask hands out one ahead
+    says = r'1 workers were killed that had been given {"seed": [5-7]}'  # Dask hands out ahead
     with pytest.raises(ShortOfMemory, match=says):
         experiments.run("toy", scheduler=cluster.address)
 
