@@ -18,12 +18,14 @@ export JUPYTER_PREFER_ENV_PATH = 1
 export IPYTHONDIR = $(CURDIR)/.venv/ipython
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install book test lab records lint clean
+.PHONY: help install book test lab records lint clean grader assignments grade
 help:
 	@echo "make book      execute every lesson and build the website in _build/html"
 	@echo "make test      lint, unit tests, and every notebook once more under pytest"
 	@echo "make lab       open JupyterLab on the lessons"
 	@echo "make records   run every experiment at full scale and write results/ (wants a GPU)"
+	@echo "make assignments       build what students get, in coursework/release"
+	@echo "make grade DIR=folder  grade the submissions in a folder (see coursework/README.md)"
 	@echo "make lint      form of code, notebooks and spelling"
 	@echo "make install   only set up .venv (the others do it too)"
 	@echo "make clean     delete what was built, keep .venv"
@@ -34,7 +36,7 @@ book: install
 	@.venv/bin/jupyter-book build . --all -W -n --keep-going
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
-test: lint
+test: lint grader
 	@$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lab: install
@@ -43,6 +45,16 @@ lab: install
 records: install
 	@for file in code/normlab/experiments/[a-z]*.py; do \
 	  name=$$(basename "$$file" .py); echo "== $$name"; $(PY) -m normlab.experiments.$$name || exit 1; done
+
+assignments: grader
+	@PYTHONPATH=coursework $(PY) -m grader.release
+
+# Also: A=assignment OUT=folder JOBS=processes SCHEDULER=address LIMIT=seconds TRUST=1
+grade: grader
+	@[ -n "$(DIR)" ] || { echo "Say where the submissions are: make grade DIR=folder"; exit 1; }
+	@PYTHONPATH=coursework $(PY) -m grader.grade "$(DIR)" $(if $(A),--assignment $(A)) \
+	  $(if $(OUT),--out "$(OUT)") $(if $(JOBS),--processes $(JOBS)) $(if $(LIMIT),--seconds $(LIMIT)) \
+	  $(if $(SCHEDULER),--scheduler $(SCHEDULER)) $(if $(TRUST),--trust)
 
 lint: install
 	@$(PY) -m ruff check --quiet . && $(PY) -m ruff format --check --quiet . \
@@ -78,3 +90,7 @@ $(STAMP): requirements.txt code/pyproject.toml
 	@mkdir -p .venv/ipython/profile_default
 	@echo 'get_config().IPKernelApp.log_level = 40' > .venv/ipython/profile_default/ipython_kernel_config.py
 	@echo "$(CURDIR)" > $(STAMP)
+grader: .venv/grader
+.venv/grader: coursework/requirements.txt $(STAMP)
+	@$(PY) -m pip install --quiet -r requirements.txt -r coursework/requirements.txt
+	@touch .venv/grader

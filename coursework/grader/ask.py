@@ -1,0 +1,132 @@
+"""What is asked of a submission: functions that return raw numbers, never verdicts.
+
+This side runs in the same process as the student's code and is not trusted. It only computes and
+writes down; whether the numbers are right is decided by :mod:`grader.judge`, which the student's
+process never loads.
+"""
+
+import contextlib
+import functools
+import io
+import runpy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+HIDDEN = Path(__file__).parents[1] / "hidden"
+LIMIT = 10_000  # numbers in one observation
+
+
+class Missing(Exception):
+    """The notebook lacks a name that the assignment asks for."""
+
+
+class Student(Mapping):
+    """The names of a student's notebook.
+
+    Raises:
+        Missing: for a name that it does not define, with what to do.
+    """
+
+    def __init__(self, names: dict):
+        self._names = names
+
+    def __getitem__(self, name: str):
+        if name not in self._names:
+            raise Missing(
+                f"expected the notebook to define `{name}`, got no such name: keep the names that "
+                "the assignment gives, and see whether the cell that defines it runs"
+            )
+        return self._names[name]
+
+    def __iter__(self):
+        return iter(self._names)
+
+    def __len__(self):
+        return len(self._names)
+
+
+def asks(task: str) -> Callable:
+    """Mark a function of ``observe.py`` as a check of a task (the ``grade_id`` of its test cell)."""
+
+    def mark(function: Callable) -> Callable:
+        function.task = task
+        return function
+
+    return mark
+
+
+@functools.cache
+def questions(assignment: str) -> dict[str, dict[str, Callable]]:
+    """Return ``{task: {check: function}}`` of an assignment's ``observe.py``."""
+    found: dict[str, dict[str, Callable]] = {}
+    names = runpy.run_path(str(HIDDEN / assignment / "observe.py"))
+    for name, value in names.items():
+        if hasattr(value, "task"):
+            found.setdefault(value.task, {})[name] = value
+    return found
+
+
+def observe(function: Callable, names: dict) -> dict:
+    """Ask one question and return the answer, or what was raised, in JSON's own types."""
+    try:
+        with forbidden_norms(), contextlib.redirect_stdout(io.StringIO()):
+            return {"value": plain(function(Student(names)))}
+    except Missing as error:
+        return {"error": str(error)}
+    except NotImplementedError:
+        return {"error": "not written yet: the function raises NotImplementedError"}
+    except Exception as error:  # whatever the student's code raises
+        return {"error": f"{type(error).__name__}: {error}"[:500]}
+
+
+@contextlib.contextmanager
+def forbidden_norms():
+    """Make torch's own normalization functions raise, so that an answer is the student's own."""
+    functional = torch.nn.functional
+    names = [name for name in dir(functional) if name.endswith("_norm")]
+    places = [(functional, name) for name in names if name != "local_response_norm"]
+    places += [(torch, name) for name in names if hasattr(torch, name)]
+    kept = [(place, name, getattr(place, name)) for place, name in places]
+
+    def refuse(*_, **__):
+        raise RuntimeError("torch's own norms are switched off while your work is graded")
+
+    try:
+        for place, name in places:
+            setattr(place, name, refuse)
+        yield
+    finally:
+        for place, name, value in kept:
+            setattr(place, name, value)
+
+
+def plain(value):
+    """Return a value in JSON's own types; an array becomes its dtype, shape and numbers.
+
+    Raises:
+        TypeError: it is no tensor, array, number, text, None, or list or dict of these.
+        ValueError: it holds more than 10,000 numbers.
+    """
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        dtype = str(value.dtype).removeprefix("torch.")
+        return array(value.double().numpy() if value.is_floating_point() else value.numpy(), dtype)
+    if isinstance(value, np.ndarray | np.generic):
+        return array(np.asarray(value), str(value.dtype))
+    if isinstance(value, dict):
+        return {"dict": {str(key): plain(part) for key, part in value.items()}}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"expected a tensor, an array or a number, got {type(value).__name__}")
+
+
+def array(values: np.ndarray, dtype: str) -> dict:
+    """Return an array as ``{"array": numbers, "shape": [...], "dtype": "..."}``."""
+    if values.size > LIMIT:
+        raise ValueError(f"expected at most {LIMIT} numbers, got shape {tuple(values.shape)}")
+    return {"array": values.ravel().tolist(), "shape": list(values.shape), "dtype": dtype}

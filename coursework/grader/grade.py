@@ -1,0 +1,284 @@
+"""``python -m grader.grade FOLDER``: grade every submission in a folder.
+
+Leaves beside it ``FOLDER-graded/`` with ``grades.csv``, ``marks.csv`` (where the teacher types the
+marks of the free-text questions) and one page of feedback per student. A submission that was graded
+before, and has not changed since, is not run again.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+
+from grader import collect, judge, notebook, report, sandbox
+from grader.ask import HIDDEN
+from normlab import jobs
+
+RERUNS = 3  # when a cell ends the whole program, the rest is run without it
+EMPTY = {"problem": "", "notes": [], "tasks": {}, "answers": {}, "cells": []}
+#: What the parts of an event must be, since a submission may write its own.
+FORM = {
+    "begin": int,
+    "kind": str,
+    "name": str,
+    "source": str,
+    "task": str,
+    "check": str,
+    "answer": dict,
+    "unreadable": str,
+    "text": str,
+}
+
+
+@cache
+def fingerprint(assignment: str) -> str:
+    """Return a hash of everything that decides the marks of an assignment, but the submission."""
+    digest = hashlib.sha256()
+    folders = [HIDDEN / assignment, collect.SOURCE / assignment, Path(__file__).parent]
+    for path in sorted(path for folder in folders for path in folder.iterdir()):
+        if path.suffix in (".py", ".ipynb"):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def key(submission: collect.Submission, limits: dict, trust: bool) -> str:
+    """Return the name under which the result of a submission is kept."""
+    digest = hashlib.sha256(fingerprint(submission.assignment).encode())
+    digest.update(json.dumps([limits, trust]).encode())
+    for name, content in sorted({**submission.beside, "": submission.content}.items()):
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+_SANDBOX = sandbox.Sandbox()
+
+
+def grade(submission: collect.Submission, limits: dict, trust: bool) -> dict:
+    """Run and judge a submission.
+
+    Returns:
+        ``problem`` (why nothing could be run), ``notes`` (what stopped it on the way), ``tasks``
+        (``{task: [Verdict as dict]}``), ``answers`` (``{question: text}``) and ``cells`` (what each
+        cell printed, drew and raised).
+    """
+    ours = notebook.master(collect.assignments()[submission.assignment])
+    skip, notes = [], []
+    for _ in range(RERUNS + 1):
+        events, ended = _run(submission, ours, limits, trust, skip)
+        if not ended:
+            break
+        begun = [event for event in events if "begin" in event]
+        where = begun[-1] if begun else {"begin": 0}
+        notes.append(f"in the cell {where.get('name', 'number 1')!r}: {ended}")
+        skip.append(where["begin"])
+    return _judged(submission.assignment, ours, events, notes)
+
+
+def _run(submission, ours, limits, trust, skip) -> tuple[list[dict], str | None]:
+    """Run a submission once in a scratch folder; return what it told, and how it ended."""
+    with tempfile.TemporaryDirectory(prefix="grade-", ignore_cleanup_errors=True) as folder:
+        scratch, told = Path(folder).resolve() / "work", Path(folder).resolve() / "told.jsonl"
+        scratch.mkdir()
+        files = dict(submission.beside)
+        for path in sorted((collect.SOURCE / submission.assignment).iterdir()):
+            if path.is_file() and path.suffix != ".ipynb":
+                files[path.name] = path.read_bytes()
+        for name, content in files.items():
+            (scratch / name).write_bytes(content)
+        (scratch / "submission.ipynb").write_bytes(submission.content)
+        job = {
+            "scratch": str(scratch),
+            "told": str(told),
+            "notebook": str(scratch / "submission.ipynb"),
+            "assignment": submission.assignment,
+            "cells": [asdict(cell) for cell in ours],
+            "seconds": limits["cell"],
+            "limits": limits,
+            "trust": trust,
+            "skip": skip,
+        }
+        ended = _SANDBOX.run(job)
+        events = _events(told)
+    if not ended and not any({"finished", "unreadable"} & set(event) for event in events):
+        ended = "it ended the program"
+    return events, ended
+
+
+def _events(path: Path) -> list[dict]:
+    """Read what a submission told; lines that are not of the right form are passed over."""
+    found = []
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                event = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(event, dict) and all(
+                isinstance(event[name], kind) for name, kind in FORM.items() if name in event
+            ):
+                found.append(event)
+    return found
+
+
+def _judged(assignment: str, ours: list[notebook.Cell], events: list[dict], notes: list) -> dict:
+    """Turn what a submission told into verdicts; believe nothing that is not a number to check."""
+    told = next((event["unreadable"] for event in events if "unreadable" in event), None)
+    answers: dict[str, dict] = {}
+    cells, texts = [], {}
+    for event in events:
+        if "begin" in event:
+            cells.append({name: event.get(name, "") for name in ("kind", "name", "source")})
+            cells[-1] |= report.output({})
+            name, source = cells[-1]["name"], cells[-1]["source"]
+            if cells[-1]["kind"] == "answer":
+                texts[name] = "\n\n".join(filter(None, [texts.get(name), source]))
+        elif "task" in event:
+            answers.setdefault(event["task"], {})[event.get("check")] = event.get("answer")
+        elif cells and ("text" in event or "error" in event):
+            cells[-1] |= report.output(event)
+    return {
+        "problem": told or "",
+        "notes": notes,
+        "tasks": {
+            cell.name: [
+                asdict(verdict)
+                for verdict in judge.judge(assignment, cell.name, answers.get(cell.name, {}))
+            ]
+            for cell in ours
+            if cell.kind == "test"
+        },
+        "answers": {cell.name: texts.get(cell.name, "") for cell in ours if cell.kind == "answer"},
+        "cells": cells,
+    }
+
+
+def _graded(job: tuple) -> dict:
+    return grade(*job)
+
+
+class Job(tuple):
+    """``(submission, limits, trust)``; its text names the submission only."""
+
+    def __str__(self) -> str:
+        return f"{self[0].student} ({self[0].file})"
+
+
+def versions() -> dict:
+    """Return what must agree between this computer and the workers of a cluster."""
+    import torch
+
+    hashes = {name: fingerprint(name)[:12] for name in collect.assignments()}
+    return {"torch": torch.__version__, **hashes}
+
+
+def results(
+    handed_in: list[collect.Submission],
+    kept: Path,
+    limits: dict,
+    trust: bool = False,
+    processes: int | None = None,
+    scheduler: str | None = None,
+):
+    """Yield ``(submission, result)``; run only what is not in the folder ``kept``."""
+    kept.mkdir(parents=True, exist_ok=True)
+    names = {s.file: key(s, limits, trust) for s in handed_in if s.content and s.assignment}
+    todo = {}
+    for submission in handed_in:
+        name = names.get(submission.file)
+        if name is None:
+            yield submission, EMPTY | {"problem": _hopeless(submission)}
+        elif (kept / f"{name}.json").exists():
+            yield submission, json.loads((kept / f"{name}.json").read_text(encoding="utf-8"))
+        else:
+            todo.setdefault(name, []).append(submission)  # equal work is run once
+    work = [Job((same[0], limits, trust)) for same in todo.values()]
+    if not work:
+        return
+    if not trust:
+        sandbox.check()
+    finished = len(handed_in) - len(work)
+    if scheduler:
+        done = jobs.on_cluster(_graded, work, scheduler, finished=finished, versions=versions)
+    else:
+        count = min(processes or os.cpu_count() or 1, len(work))
+        done = jobs.side_by_side(_graded, work, count, finished=finished)
+    for job, result in done:
+        name = names[job[0].file]
+        report.write(kept / f"{name}.json", json.dumps(result))
+        for submission in todo[name]:
+            yield submission, result
+
+
+def _hopeless(submission: collect.Submission) -> str:
+    if submission.problem:
+        return submission.problem
+    if submission.content == b"":
+        return "the file is empty: save the notebook again and hand in that file"
+    return (
+        "expected one of the assignments, got a notebook that looks like none of them: name it "
+        "with A=ASSIGNMENT"
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line, grade, and say where the results are."""
+    options = _options().parse_args(arguments)
+    folder = Path(options.folder)
+    out = Path(options.out or f"{str(folder).rstrip('/').removesuffix('.zip')}-graded")
+    limits = sandbox.LIMITS | {"cell": options.seconds, "seconds": 10 * options.seconds}
+    try:
+        handed_in = collect.submissions(folder, options.assignment)
+        marks = report.read_marks(out / "marks.csv")
+        print(f"{len(handed_in)} submissions in {folder}")
+        found = results(
+            handed_in,
+            out / ".kept",
+            limits,
+            options.trust,
+            options.processes,
+            options.scheduler,
+        )
+        graded = dict.fromkeys(handed_in_order(handed_in))
+        for submission, result in found:
+            graded[submission.file] = (submission, result)
+        report.everything(list(graded.values()), out, marks)
+    except KeyboardInterrupt:
+        sys.exit("\nStopped. What was graded is kept; the same command goes on from there.")
+    except (
+        collect.BadFolder,
+        report.BadMarks,
+        sandbox.NoSandbox,
+        jobs.ClusterError,
+        jobs.ShortOfMemory,
+    ) as error:
+        sys.exit(f"{error}")
+
+
+def handed_in_order(handed_in: list[collect.Submission]) -> list[str]:
+    """Return the files in the order of the tables."""
+    return [submission.file for submission in handed_in]
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("make grade", description=__doc__)
+    parser.add_argument("folder", help="with the submissions, or a zip file")
+    parser.add_argument("--out", help="where the results go (default: FOLDER-graded)")
+    parser.add_argument("--assignment", help="which one it is (default: told from each notebook)")
+    parser.add_argument("--processes", type=int, help="side by side (default: one for each core)")
+    parser.add_argument("--scheduler", help="address of a Dask scheduler, for large classes")
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="for a cell; ten times as long for a notebook"
+    )
+    parser.add_argument(
+        "--trust", action="store_true", help="run without the sandbox, as your own code"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()
