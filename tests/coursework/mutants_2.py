@@ -69,6 +69,13 @@ MUTANTS = [
     mutant(
         "variance of N + 1", "layer-norm", VARIANCE, VARIANCE + " * z.shape[-1] / (z.shape[-1] + 1)"
     ),
+    whole(
+        "torch's own layer norm",
+        "layer-norm-code",
+        """def layer_norm(z, gamma=None, beta=None, eps=1e-5):
+    return torch.nn.functional.layer_norm(z, z.shape[-1:], gamma, beta, eps)
+""",
+    ),
     mutant("no root", "layer-norm", DIVIDE, "y = centered / (variance + eps)"),
     whole(
         "batch axis",
