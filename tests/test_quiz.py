@@ -2,6 +2,7 @@
 
 import html
 import io
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -88,7 +89,7 @@ def test_the_key_names_number_letter_and_feedback_of_every_right_option(build):
     assert not warnings
     key = re.search(r'(?s)<div class="quiz-key[^>]*>(.*?)</div>', page).group(1)
     lines = [text_of(line) for line in re.findall("(?s)<p>(.*?)</p>", key)]
-    assert lines == [r"1. B. One more than \(1\).", "2. A. Both are counted."]
+    assert lines == [r"1. B. Two. One more than \(1\).", "2. A. One. Both are counted."]
     assert page.index('class="quiz-switch') < page.index('class="quiz-key')
 
 
@@ -146,8 +147,6 @@ def parts(page: Path) -> dict[str, tuple[str, str]]:
 
 def source_of(lesson: Path) -> list[tuple[str, str]]:
     """Return (kind, source) of every cell of a lesson."""
-    import json
-
     cells = json.loads(lesson.read_text(encoding="utf-8"))["cells"]
     return [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
 

@@ -1,19 +1,18 @@
 """Multiple-choice questions on the website: a Sphinx extension, loaded by ``_config.yml``.
 
-A question is a directive whose body ends in one bullet list.
-``[x]`` marks the right option; the first line of an item is the option, the rest its feedback::
+The body of a question holds one bullet list. ``[x]`` marks the right option; the first line of an
+item is the option, the rest its feedback::
 
     :::{quiz} A batch norm gets an input of shape (N, C, H, W). How many means does it compute?
     - [ ] One for each example.
-      That is layer norm: it averages over everything but the examples.
+      That is layer norm.
     - [x] One for each channel.
       It averages over examples, height and width.
     - [ ] ...
     :::
 
-On screen every option is a native ``<details>`` element: no script, no server, and the keyboard
-works. On paper the options are printed with their letters and without feedback, and
-``{quiz-answers}`` at the end of the page prints the key. The style stands in assets/course.css.
+On screen every option is a native ``<details>`` element: no script, and the keyboard works.
+On paper options have letters and no feedback, and ``{quiz-answers}`` at the end prints the key.
 """
 
 from string import ascii_uppercase
@@ -48,9 +47,9 @@ class Quiz(SphinxDirective):
         if len(lists) != 1:
             return self.refuse(f"expected one bullet list of options, got {len(lists)}; {FORM}")
         options = [read_option(item) for item in lists[0]]
-        faults = [(line, text) for _, _, _, line, text in options if text]
-        if faults:
-            return self.refuse(faults[0][1], faults[0][0])
+        for *_, line, fault in options:
+            if fault:
+                return self.refuse(fault, line)
         if len(options) < 3:
             return self.refuse(f"expected at least 3 options, got {len(options)}: add one")
         right = [mark for mark, *_ in options].count(True)
@@ -114,7 +113,7 @@ def draw_option(letter: str, right: bool, option: list, feedback: list) -> Detai
 
 
 class QuizAnswers(SphinxDirective):
-    """``{quiz-answers}``: the right option and its feedback for every question above it."""
+    """``{quiz-answers}``: the right option of every question above it, with its feedback."""
 
     def run(self) -> list[nodes.Node]:
         boxes = [c for c in self.state.document.findall(nodes.container) if "quiz" in c["classes"]]
@@ -125,7 +124,8 @@ class QuizAnswers(SphinxDirective):
         for box in boxes:
             right = next(option for option in box.findall(Details) if option["right"])
             feedback = [child.deepcopy() for child in right[1]]
-            feedback[0][0] = nodes.strong("", f"{box['number']}.\u00a0{right['letter']}. ")
+            option = [word.deepcopy() for word in right[0][-1]] + [nodes.Text(" ")]
+            feedback[0][0] = nodes.strong("", f"{box['number']}.\u00a0{right['letter']}. ", *option)
             key += feedback
         # Closed <details> stay closed on paper, so the key stands beside its switch, not in it.
         switch = Details("", Summary("", "Key to all questions"), classes=["quiz-switch"])
