@@ -1,0 +1,334 @@
+"""Wrong and right variants of "Open investigation", as data for the tests of the grader."""
+
+UNSAFE_CARRY_OUT = """
+def carry_out(plan, run_once):
+    runs = []
+    for arm in ARMS:
+        for lr in plan["rates"][arm]:
+            for seed in plan["tuning_seeds"]:
+                value = run_once(arm, lr, seed)
+                runs.append(dict(stage="tuning", arm=arm, lr=lr, seed=seed, value=value, failed=None))
+    for arm in ARMS:
+        lr = best_rate(runs, arm, plan["criterion"]["better"])
+        for seed in plan["test_seeds"]:
+            value = run_once(arm, lr, seed)
+            runs.append(dict(stage="test", arm=arm, lr=lr, seed=seed, value=value, failed=None))
+    return runs
+"""
+
+CODED_VERDICT = """
+def verdict(gains, criterion):
+    return "holds" if sum(gains) / len(gains) > criterion["margin"] else "not reproduced"
+"""
+
+MUTANTS = [
+    dict(
+        name="a lower metric treated as a higher one",
+        task="gains",
+        cell="gains-code",
+        swap=('criterion["better"] == "lower"', 'criterion["better"] == "higher"'),
+    ),
+    dict(
+        name="always a ratio",
+        task="gains",
+        cell="gains-code",
+        swap=('if criterion["compare"] == "ratio" else good - bad', ""),
+    ),
+    dict(
+        name="tuning runs judge, too",
+        task="gains",
+        cell="gains-code",
+        swap=('run["stage"] == "test"', "run"),
+    ),
+    dict(
+        name="gains in the order of the list",
+        task="gains",
+        cell="gains-code",
+        swap=('sorted(values["treatment"])', 'values["treatment"]'),
+    ),
+    dict(
+        name="both failed counts as a lead",
+        task="gains",
+        cell="gains-code",
+        swap=("-math.inf if good is None else math.inf", "math.inf if bad is None else -math.inf"),
+    ),
+    dict(
+        name="failed seeds drop out",
+        task="gains",
+        cell="gains-code",
+        swap=("result.append(-math.inf if good is None else math.inf)", "pass"),
+    ),
+    dict(
+        name="must exceed the margin",
+        task="verdict",
+        cell="verdict-code",
+        swap=("all(gain >= margin", "all(gain > margin"),
+    ),
+    dict(
+        name="one seed is enough",
+        task="verdict",
+        cell="verdict-code",
+        swap=("met = all(gain >= margin", "met = any(gain >= margin"),
+    ),
+    dict(
+        name="a tie with one side",
+        task="verdict",
+        cell="verdict-code",
+        swap=("low <= gain <= margin", "gain <= margin"),
+    ),
+    dict(
+        name="the difference's side for a ratio",
+        task="verdict",
+        cell="verdict-code",
+        swap=('1 / margin if criterion["compare"] == "ratio" else -margin', "-margin"),
+    ),
+    dict(
+        name="the mean for the median",
+        task="verdict",
+        cell="verdict-code",
+        swap=("np.median(gains)", "np.mean(gains)"),
+    ),
+    dict(name="mean against margin", task="verdict", cell="verdict-code", source=CODED_VERDICT),
+    dict(
+        name="test runs tune",
+        task="best-rate",
+        cell="best-rate-code",
+        swap=('run["stage"] == "tuning" and ', ""),
+    ),
+    dict(
+        name="both arms tune together",
+        task="best-rate",
+        cell="best-rate-code",
+        swap=(' and run["arm"] == arm', ""),
+    ),
+    dict(
+        name="failures do not count",
+        task="best-rate",
+        cell="best-rate-code",
+        swap=("len(values[lr]) - len(there), ", ""),
+    ),
+    dict(
+        name="largest of equals",
+        task="best-rate",
+        cell="best-rate-code",
+        swap=("-mean, lr)", "-mean, -lr)"),
+    ),
+    dict(
+        name="higher is always better",
+        task="best-rate",
+        cell="best-rate-code",
+        swap=('mean if better == "lower" else -mean', "-mean"),
+    ),
+    dict(
+        name="the first failure stops all runs",
+        task="carry-out",
+        cell="carry-out-code",
+        source=UNSAFE_CARRY_OUT,
+    ),
+    dict(
+        name="nan is a value",
+        task="carry-out",
+        cell="carry-out-code",
+        swap=("not math.isfinite(value)", "False"),
+    ),
+    dict(
+        name="only a diverging loss is a failure",
+        task="carry-out",
+        cell="carry-out-code",
+        swap=("except Exception", "except FloatingPointError"),
+    ),
+    dict(
+        name="failures are left out of the list",
+        task="carry-out",
+        cell="carry-out-code",
+        swap=("        runs.append(", "        if failed is None:\n            runs.append("),
+    ),
+    dict(
+        name="the test runs use the first rate",
+        task="carry-out",
+        cell="carry-out-code",
+        swap=(
+            'best_rate(runs, arm, plan["criterion"]["better"])',
+            'plan["rates"][arm][0]',
+        ),
+    ),
+    dict(
+        name="each run made twice",
+        task="carry-out",
+        cell="carry-out-code",
+        swap=("value = float(", "run_once(arm, lr, seed)\n            value = float("),
+    ),
+    dict(
+        name="two test seeds",
+        task="record",
+        cell="plan-code",
+        swap=("[2001, 2002, 2003, 2004, 2005]", "[2001, 2002]"),
+    ),
+    dict(
+        name="a tuning seed judges",
+        task="record",
+        cell="plan-code",
+        swap=("[2001, 2002, 2003, 2004, 2005]", "[101, 2002, 2003]"),
+    ),
+    dict(
+        name="the margin moved after the seal",
+        task="record",
+        cell="plan-code",
+        swap=('"margin": 1.5', '"margin": 1.25'),
+    ),
+    dict(
+        name="an untuned baseline",
+        task="record",
+        cell="plan-code",
+        swap=('"baseline": [0.03, 0.1, 0.3, 1.0]', '"baseline": [0.1]'),
+    ),
+    dict(
+        name="the grid of the baseline ends too early",
+        task="record",
+        cell="plan-code",
+        swap=('"baseline": [0.03, 0.1, 0.3, 1.0]', '"baseline": [0.03, 0.1, 0.3]'),
+    ),
+    dict(
+        name="starting weights without a seed",
+        task="record",
+        cell="run-once-code",
+        swap=("torch.manual_seed(seed)", "torch.rand(1)"),
+    ),
+    dict(
+        name="failures deleted from the record",
+        task="record",
+        cell="record-code",
+        swap=('"runs": runs', '"runs": [run for run in runs if run["failed"] is None]'),
+    ),
+    dict(
+        name="the worst seed deleted from the record",
+        task="record",
+        cell="record-code",
+        swap=('"runs": runs', '"runs": runs[:-1]'),
+    ),
+    dict(
+        name="the mean in the summary",
+        task="record",
+        cell="record-code",
+        swap=("np.median(there)", "np.mean(there)"),
+    ),
+    dict(
+        name="tuning runs in the summary",
+        task="record",
+        cell="record-code",
+        swap=('run["stage"] == "test" and ', ""),
+    ),
+    dict(
+        name="a verdict by wish",
+        task="record",
+        cell="record-code",
+        swap=('verdict(gains(runs, plan["criterion"]), plan["criterion"])', '"not reproduced"'),
+    ),
+    dict(
+        name="a rate by wish",
+        task="record",
+        cell="record-code",
+        swap=('best_rate(runs, arm, plan["criterion"]["better"]) for arm', "0.1 for arm"),
+    ),
+    dict(name="no record", task="record", cell="record-code", source="record = {}"),
+]
+
+OTHER_GAINS = """
+def gains(runs, criterion):
+    def value(arm, seed):
+        for run in runs:
+            if (run["stage"], run["arm"], run["seed"]) == ("test", arm, seed):
+                return run["value"]
+
+    seeds = sorted({run["seed"] for run in runs if run["stage"] == "test"})
+    result = []
+    for seed in seeds:
+        t, b = value("treatment", seed), value("baseline", seed)
+        if t is None:
+            result.append(float("-inf"))
+        elif b is None:
+            result.append(float("inf"))
+        elif criterion["compare"] == "ratio":
+            sign = 1 if criterion["better"] == "higher" else -1
+            result.append(np.exp(sign * (np.log(t) - np.log(b))))
+        else:
+            result.append((t - b) * (1 if criterion["better"] == "higher" else -1))
+    return np.array(result)
+"""
+
+OTHER_VERDICT = """
+import statistics
+
+def verdict(gains, criterion):
+    margin, gains = criterion["margin"], list(gains)
+    if criterion["over"] == "median":
+        gains = [statistics.median(gains)]
+    if criterion["must"] == "be at least":
+        return "holds" if min(gains) >= margin else "not reproduced"
+    for gain in gains:
+        if criterion["compare"] == "difference" and abs(gain) > margin:
+            return "not reproduced"
+        if criterion["compare"] == "ratio" and (gain <= 0 or max(gain, 1 / gain) > margin):
+            return "not reproduced"
+    return "holds"
+"""
+
+OTHER_BEST_RATE = """
+def best_rate(runs, arm, better):
+    mine = [run for run in runs if run["arm"] == arm and run["stage"] == "tuning"]
+    rates = np.array(sorted({run["lr"] for run in mine}))
+    failures = np.array([sum(r["failed"] is not None for r in mine if r["lr"] == lr) for lr in rates])
+    left = rates[failures == failures.min()]
+    sums = []
+    for lr in left:
+        there = [r["value"] for r in mine if r["lr"] == lr and r["value"] is not None]
+        sums.append(np.mean(there) if there else 0)
+    return left[np.argmin(sums) if better == "lower" else np.argmax(sums)]
+"""
+
+OTHER_CARRY_OUT = """
+import itertools
+
+def carry_out(plan, run_once):
+    runs = []
+    def go(stage, grid, seeds):
+        for (arm, lr), seed in itertools.product(grid, seeds):
+            run = {"failed": None, "value": None, "seed": seed, "lr": lr, "arm": arm, "stage": stage}
+            try:
+                value = run_once(arm, lr, seed)
+            except BaseException as problem:
+                run["failed"] = repr(problem)
+            else:
+                if isinstance(value, (int, float)) and np.isfinite(value):
+                    run["value"] = float(value)
+                else:
+                    run["failed"] = f"returned {value}"
+            runs.append(run)
+    go("tuning", [(a, r) for a in reversed(ARMS) for r in plan["rates"][a]], plan["tuning_seeds"])
+    best = {arm: best_rate(runs, arm, plan["criterion"]["better"]) for arm in ARMS}
+    go("test", best.items(), plan["test_seeds"])
+    return runs[::-1]
+"""
+
+AMENDED_PLAN = """
+plan = dict(
+    claim="One batch norm behind the last of six hidden layers is ten times as fast as an early one.",
+    treatment="six hidden layers of 48 units, batch norm behind the sixth",
+    baseline="the same network, batch norm behind the third",
+    metric="steps until 90 % of 512 training digits are right",
+    criterion=dict(better="lower", compare="ratio", must="be at least", margin=10, over="median"),
+    rates=dict(treatment=[0.1, 0.3, 1], baseline=[0.1, 0.3, 1]),
+    tuning_seeds=[1],
+    test_seeds=[2, 3, 4],
+)
+SEAL = seal(plan)
+AMENDED = [{"seal": "e087e2d1c5b9", "why": "the class agreed on one claim for all"}]
+"""
+
+EQUIVALENTS = [
+    dict(name="gains by logarithms, as an array", cell="gains-code", source=OTHER_GAINS),
+    dict(name="verdict with statistics.median", cell="verdict-code", source=OTHER_VERDICT),
+    dict(name="best rate with NumPy", cell="best-rate-code", source=OTHER_BEST_RATE),
+    dict(name="runs in another order", cell="carry-out-code", source=OTHER_CARRY_OUT),
+    dict(name="an amended plan, not reproduced", cell="seal-code", source=AMENDED_PLAN),
+]
