@@ -229,7 +229,7 @@ MUTANTS = [
     ),
     mutant("lengths without a graph", "cosine-norm", X_LENGTH, X_LENGTH + ".detach()"),
     mutant(
-        "cast to float32",
+        "cosines in float32",
         "cosine-norm",
         COSINE,
         "return ((x / x_length).float() @ (w / w_length).float().T).to(x.dtype)",
@@ -312,7 +312,10 @@ MUTANTS = [
         "(T * layer(W, X)).mean()",
     ),
     mutant(
-        "squared length", "gradient", "gradient.norm().item()", "gradient.square().sum().item()"
+        "length of the gradient squared",
+        "gradient",
+        "gradient.norm().item()",
+        "gradient.square().sum().item()",
     ),
     mutant(
         "gradient of the data",
