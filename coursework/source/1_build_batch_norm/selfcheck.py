@@ -287,12 +287,15 @@ def behaves(kind) -> str:
         ((4, 2), torch.nn.BatchNorm1d(2, momentum=0.3)),
         ((2, 2, 3, 3), torch.nn.BatchNorm2d(2, momentum=0.3)),
     ):
-        norm, twin, x = kind(2, momentum=0.3).double(), twin.double(), random(*size) + 1
+        norm, twin = kind(2, momentum=0.3).double(), twin.double()
+        x = (random(*size) + 1).requires_grad_()
         where = f"an input of shape {size}"
         need(near(norm(x), twin(x)), f"in training the output for {where} is not torch's")
         for name in ("running_mean", "running_var"):
             same = near(getattr(norm, name), getattr(twin, name))
             need(same, f"after one batch, {name} is not torch's for {where}")
+        free = not (norm.running_mean.requires_grad or norm.running_var.requires_grad)
+        need(free, "the running statistics remember how they were made")
         norm.eval(), twin.eval()
         need(near(norm(x), twin(x)), f"in evaluation the output for {where} is not torch's")
     return "outputs and running statistics on two batches (run the sheets again for the rest)"
