@@ -250,7 +250,10 @@ def planned_rows():
     ]
     keys += [("test", arm, rates[arm], seed) for arm in ARMS for seed in o.PLAN["test_seeds"]]
     for stage, arm, lr, seed in sorted(keys):
-        value = None if lr == 3.0 else run_once(arm, lr, seed)
+        try:
+            value = run_once(arm, lr, seed)
+        except (FloatingPointError, ValueError):
+            value = None
         yield [stage, arm, lr, seed, value if number(value) else None]
 
 

@@ -91,7 +91,7 @@ FAILING = [
 ]
 PLAN = {
     "rates": {"treatment": [0.1, 0.3, 1.0, 3.0], "baseline": [0.01, 0.03, 0.1]},
-    "tuning_seeds": [3, 4],
+    "tuning_seeds": [3, 4, 5],
     "test_seeds": [21, 22, 23],
     "criterion": LOWER_RATIO,
 }
@@ -112,12 +112,13 @@ def bounded(values):
 def scripted(calls=None):
     """Return a ``run_once`` with fixed values that fails in five ways."""
     odd = {("treatment", 23): math.nan, ("baseline", 22): math.inf, ("baseline", 21): None}
+    raised = {3: FloatingPointError("the loss was nan in step 3"), 4: ValueError("diverged")}
 
     def run_once(arm, lr, seed):
         if calls is not None:
             calls.append([arm, float(lr), int(seed)])
-        if lr == 3.0:
-            raise (FloatingPointError if seed % 2 else ValueError)("the loss was nan in step 3")
+        if lr == 3.0 and seed in raised:
+            raise raised[seed]
         return odd.get((arm, seed), 100.0 * abs(math.log(lr / 0.3)) + seed)
 
     return run_once
