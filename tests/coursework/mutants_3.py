@@ -10,7 +10,7 @@ PROBE = """def line_probe(net, x, y, sizes, loss=cross_entropy):
 
 
 def _mutants(task, cell, *rows):
-    return [dict(name=name, task=task, cell=cell, swap=swap) for name, *swap in rows]
+    return [dict(name=f"{task}: {name}", task=task, cell=cell, swap=swap) for name, *swap in rows]
 
 
 MUTANTS = [

@@ -66,6 +66,23 @@ def draw(function):
     yield right, "all numbers come from rand and randn", "expected the numbers of the two sources"
 
 
+def _reaches(function, a, draws):
+    """Whether a uniform draw that goes from 0 to 1 goes from one limit to the other."""
+    for place, name, constant, ends in (
+        (0, "μ reaches from -n_mu to n_mu", {"n_mu": 2.0}, (-2.0, 2.0)),
+        (1, "σ reaches from 1 to n_sigma", {"n_sigma": 3.0}, (1.0, 3.0)),
+        (2, "m reaches from μ - r_mu to μ + r_mu", {"r_mu": 0.1}, (-0.1, 0.1)),
+    ):
+        found = []
+        for u in (0.0, 1.0):
+            parts = [torch.full_like(d, u) if i == place else d for i, d in enumerate(draws)]
+            out = function(a, *parts, **QUIET | constant)
+            found.append(out / a if place == 1 else out - a)
+        got = [float(part.mean()) for part in found]
+        right = all(_near(part, end) for part, end in zip(found, ends, strict=True))
+        yield right, name, f"expected {ends[0]:g} to {ends[1]:g}, got {got[0]:.3g} to {got[1]:.3g}"
+
+
 @_shows
 def disturb(function):
     """What Algorithm 1 does to values, one constant at a time."""
@@ -73,29 +90,30 @@ def disturb(function):
         a, draws = _numbers(*shape), _draws(shape)
         axes, kept = [0, 2, 3][: len(shape) - 1], a.clone()
         out = function(a, *draws, **QUIET)
-        yield (
-            out.shape == a.shape and out.dtype == a.dtype,
-            f"shape and dtype stay, {shape}",
-            f"expected {tuple(a.shape)} and {a.dtype}, got {tuple(out.shape)} and {out.dtype}",
-        )
-        yield _near(out, a), "constants of no noise change nothing", "see which constant is unused"
+        text = f"expected {tuple(a.shape)}, got {tuple(out.shape)}"
+        yield out.shape == a.shape, f"the shape stays, {shape}", text
+        yield _near(out, a), "constants of no noise change nothing", "which constant is not used?"
         shift = function(a, *draws, **QUIET | {"n_mu": 2.0}) - a
         same = float(shift.amax(axes).sub(shift.amin(axes)).abs().max())
         yield same < 1e-8, "μ moves a whole unit", f"expected one shift, they differ by {same:.2g}"
-        limits = float(shift.abs().max())
-        yield limits <= 2, "μ stays between -n_mu and n_mu", f"expected at most 2, got {limits:.3g}"
-        ratio = function(a, *draws, **QUIET | {"n_sigma": 3.0}) / a
-        low, high = float(ratio.min()), float(ratio.max())
-        inside = low >= 1 - 1e-9 and high <= 3 + 1e-9
-        yield (
-            inside,
-            "σ stays between 1 and n_sigma",
-            f"expected 1 to 3, got {low:.3g} to {high:.3g}",
-        )
-        jitter = function(a, *draws, **QUIET | {"r_mu": 0.1}) - a
-        many = len(jitter.unique())
+        units = len(shift.mean(axes).round(decimals=8).unique())
+        yield units == 3, "every unit has its own μ", f"3 units have {units} different shifts"
+        yield from _reaches(function, a, draws)
+        many = len((function(a, *draws, **QUIET | {"r_mu": 0.1}) - a).unique())
         yield many == a.numel(), "every value has its own m", f"got {many} different shifts"
+        once, twice = (function(a, *draws, **QUIET | {"r_sigma": r}) - a for r in (0.1, 0.2))
+        yield _near(2 * once, twice), "twice r_sigma: twice the jitter", "deviation or variance?"
+        many = len((once / a).round(decimals=8).unique())
+        yield many == a.numel(), "every value has its own s", f"got {many} different scales"
+        zero = function(0 * a, *draws, **QUIET | {"n_mu": 2.0, "n_sigma": 3.0})
+        yield (
+            _near(zero, shift),
+            "the scale leaves the shift alone",
+            "which of the two comes first?",
+        )
         yield torch.equal(a, kept), "the input stays", "expected a as it was: work on a new tensor"
+    half = function(a.float(), *(part.float() for part in draws)).dtype
+    yield half == torch.float32, "float32 stays float32", f"got {half}"
 
 
 @_shows
@@ -119,8 +137,13 @@ def noisy_batch_norm(function):
         "and it is not taken away again",
         "the noise has no effect on the means: where does it stand?",
     )
-    images = function(_numbers(2, 3, 4, 4), gamma, beta, _draws((2, 3, 4, 4)), eps, **QUIET)
-    yield _near(images.mean((0, 2, 3)), beta), "images: mean β", "which axes belong to the batch?"
+    flat, louder = (function(z, 0 * gamma, beta, draws, eps, **QUIET | {"n_mu": n}) for n in (0, 1))
+    yield not _near(flat, louder), "γ = 0 does not switch it off", "is it behind γ and β, too?"
+    x = _numbers(2, 3, 4, 4)
+    images = function(x, gamma, beta, _draws((2, 3, 4, 4)), eps, **QUIET)
+    table = function(x.transpose(0, 1).flatten(1).T, gamma, beta, _draws((32, 3)), eps, **QUIET)
+    same = _near(images.transpose(0, 1).flatten(1).T, table)
+    yield same, "images: as a table with a row for each pixel", "which axes belong to the batch?"
     weights, step = _numbers(8, 3, seed=5), 1e-5
 
     def total(values):
@@ -139,16 +162,21 @@ def noisy_batch_norm(function):
 
 
 class _Valley(nn.Module):
-    """A quadratic loss, and a buffer that counts how often it was asked."""
+    """A quadratic or quartic loss, and a buffer that counts how often it was asked."""
 
-    def __init__(self):
+    def __init__(self, power=2):
         super().__init__()
+        self.power = power
         self.w = nn.Parameter(_numbers(5, seed=7).float() / 3)
         self.register_buffer("asked", torch.zeros(()))
 
     def forward(self, x):
         self.asked += 1
-        return 0.5 * (x * self.w**2).sum()
+        return 0.5 * (x * self.w**self.power).sum()
+
+
+def _itself(value, _):
+    return value
 
 
 @_shows
@@ -159,7 +187,7 @@ def line_probe(function):
     before, weight = net.w.detach().clone(), net.w
 
     def probe(sizes):
-        return function(net, curvature, None, sizes, lambda value, _: value)
+        return function(net, curvature, None, sizes, _itself)
 
     line = probe((0.3, 0.01, 0.1))
     got = sorted(line)
@@ -178,12 +206,20 @@ def line_probe(function):
     same = abs(one - other) < 1e-3 * abs(other)
     yield same, "smoothness is one curvature", f"step 0.01 gives {one:.3g}, 0.3 gives {other:.3g}"
     yield 1 <= other <= 5, "it lies between the curvatures", f"expected 1 to 5, got {other:.3g}"
+    steps, steep = (0.05, 0.9, 0.3), _Valley(power=4)
+    each = [float(function(steep, curvature, None, (s,), _itself)["smoothness"]) for s in steps]
+    largest = float(function(steep, curvature, None, steps, _itself)["smoothness"])
+    right = abs(largest - max(each)) < 1e-4 * max(each)
+    yield right, "of several steps, the largest", f"one by one the largest is {max(each):.3g}"
+    probe((0.1, 30.0))
     kept = net.w is weight and torch.equal(net.w.detach(), before)
     yield kept, "weights bit-equal", "expected the same parameter with the same bits"
     asked = float(net.asked)
     yield asked == 0, "buffers as they were", f"a buffer was 0 and is {asked:g} now"
     grad = net.w.grad is not None and torch.equal(net.w.grad, torch.ones(5))
     yield grad, ".grad as it was", "something was added to it, or it was cleared"
+    modes = [(net.train(mode), probe((0.1,)), net.training == mode)[2] for mode in (True, False)]
+    yield all(modes), "the mode as it was", "expected the mode in which the network came"
 
 
 @_shows
@@ -198,6 +234,7 @@ def verdict(function):
     words = ("supported", "contradicted", "undecided")
     yield word in words, "one of the three words", f"expected one of {words}, got {word!r}"
     yield len(factors) == 2, "one factor per seed", f"expected 2, got {len(factors)}"
+    yield bool((torch.as_tensor(factors) > 1).all()), "a lead is above 1", f"got {factors}"
     turned, opposite = function(fast, slow)
     product = torch.as_tensor(factors) * torch.as_tensor(turned)
     yield _near(product, 1.0, 1e-5), "turned round: one over the factors", "which is divided?"
@@ -209,6 +246,10 @@ def verdict(function):
     more = torch.cat([slow, torch.full((1, 2), inf)])
     same = _near(torch.as_tensor(function(more, fast)[0]), torch.as_tensor(factors), 1e-5)
     yield same, "a rate that fails changes nothing", "does each seed take its own best rate?"
+    never = torch.tensor([[60.0, inf]])
+    factors, word = function(never, torch.tensor([[20.0, inf]]))
+    yield float(factors[1]) == 1, "1 where neither reaches the goal", f"got {float(factors[1])}"
+    yield word == "undecided", "one seed alone decides nothing", f"got {word!r} for {factors}"
 
 
 def _soft(z_tilde):
@@ -238,11 +279,7 @@ def printed_right_side(function):
     z, g = _numbers(6, seed=9), _numbers(6, seed=10)
     value = float(function(g, z, 1.5))
     yield _near(float(function(2 * g, z, 1.5)), 4 * value), "twice g: four times", "see the squares"
-    yield (
-        _near(float(function(g, z, -3.0)), 4 * value),
-        "twice γ: four times",
-        "sign or square of γ",
-    )
+    yield _near(float(function(g, z, -3.0)), 4 * value), "twice γ: four times", "its sign or square"
     yield _near(float(function(g, 2 * z, 1.5)), value / 4), "twice z: a quarter", "σ, or ẑ?"
     yield _near(float(function(g, z + 7, 1.5)), value), "z + 7: the same", "σ, or ẑ?"
     ones = float(function(torch.ones(6).double(), z, 1.5))
