@@ -49,12 +49,13 @@ records: install
 assignments: grader
 	@PYTHONPATH=coursework $(PY) -m grader.release
 
-# Also: A=assignment OUT=folder JOBS=processes SCHEDULER=address LIMIT=seconds TRUST=1
+# Also: A=assignment OUT=folder JOBS=processes SCHEDULER=address LIMIT=seconds QUICK=1 TRUST=1
 grade: grader
 	@[ -n "$(DIR)" ] || { echo "Say where the submissions are: make grade DIR=folder"; exit 1; }
 	@PYTHONPATH=coursework $(PY) -m grader.grade "$(DIR)" $(if $(A),--assignment $(A)) \
 	  $(if $(OUT),--out "$(OUT)") $(if $(JOBS),--processes $(JOBS)) $(if $(LIMIT),--seconds $(LIMIT)) \
-	  $(if $(SCHEDULER),--scheduler $(SCHEDULER)) $(if $(TRUST),--trust)
+	  $(if $(SCHEDULER),--scheduler $(SCHEDULER)) \
+	  $(if $(QUICK),--quick) $(if $(TRUST),--trust)
 
 lint: install
 	@$(PY) -m ruff check --quiet . && $(PY) -m ruff format --check --quiet . \

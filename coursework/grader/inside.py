@@ -76,7 +76,8 @@ def run(job: dict, tell) -> None:
 
     Args:
         job: ``notebook`` (path), ``cells`` (the assignment's, as dicts), ``assignment``,
-            ``seconds`` (for a cell), ``skip`` (indices of cells that ended a run before).
+            ``seconds`` (for a cell), ``skip`` (indices of cells that ended a run before),
+            ``experiments`` (whether to run the long cells that no test needs).
         tell: called with what happened, one JSON object at a time.
     """
     try:
@@ -95,6 +96,8 @@ def run(job: dict, tell) -> None:
             for name, question in questions[cell.name].items():
                 answer = asked(question, ipython.user_ns, job["seconds"])
                 tell({"task": cell.name, "check": name, "answer": answer})
+        elif cell.experiment and not job["experiments"]:
+            continue
         elif cell.kind in ("code", "locked") and cell.source.strip():
             tell(executed(ipython, cell.source, job["seconds"]))
     tell({"finished": True})

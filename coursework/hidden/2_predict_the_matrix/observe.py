@@ -5,6 +5,9 @@ import torch
 
 from grader.ask import asks
 
+SWITCHED_OFF = ["torch.nn.functional.normalize", "torch.nn.functional.cosine_similarity"]
+SWITCHED_OFF += ["torch.cosine_similarity", "torch._weight_norm"]
+
 TALL = [[0.13, -0.13, 0.64], [1.1, -0.54, 0.36], [1.3, 0.95, -0.7], [-1.27, -0.62, 0.04]]
 TALL += [[-2.33, -0.22, -1.25]]
 SQUARE = [[-0.73, -0.54, -0.32, 0.41], [1.04, -0.13, 1.37, -0.67], [0.35, 0.9, 0.09, -0.74]]
