@@ -77,7 +77,7 @@ def run(job: dict, tell) -> None:
     Args:
         job: ``notebook`` (path), ``cells`` (the assignment's, as dicts), ``assignment``,
             ``seconds`` (for a cell), ``skip`` (indices of cells that ended a run before),
-            ``experiments`` (whether to run the long cells that no test needs).
+            ``experiments`` (whether to run the long cells and self-checks, which no test needs).
         tell: called with what happened, one JSON object at a time.
     """
     try:
@@ -96,7 +96,7 @@ def run(job: dict, tell) -> None:
             for name, question in questions[cell.name].items():
                 answer = asked(question, ipython.user_ns, job["seconds"])
                 tell({"task": cell.name, "check": name, "answer": answer})
-        elif cell.experiment and not job["experiments"]:
+        elif not job["experiments"] and (cell.experiment or cell.source.startswith("selfcheck.")):
             continue
         elif cell.kind in ("code", "locked") and cell.source.strip():
             tell(executed(ipython, cell.source, job["seconds"]))
@@ -110,6 +110,8 @@ def asked(question, names: dict, seconds: float) -> dict:
             return ask.observe(question, names)
     except OutOfTime as error:
         return {"error": str(error)}
+    except BaseException as error:  # such as SystemExit: it costs this question, and no other
+        return {"error": ask.named(error)}
 
 
 def executed(ipython: Shell, source: str, seconds: float) -> dict:
@@ -129,7 +131,7 @@ def executed(ipython: Shell, source: str, seconds: float) -> dict:
         "text": printed.getvalue(),
         "shown": [text for b in bundles if (text := shown_text(b))][:PICTURES],
         "pictures": [png for b in bundles if (png := picture(b))][:PICTURES],
-        "error": f"{type(raised).__name__}: {raised}"[:500] if raised else None,
+        "error": None if raised is None else ask.named(raised),
     }
 
 

@@ -135,7 +135,10 @@ def short(value) -> str:
     """Return a value as text of at most 80 characters."""
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape}"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "something nested too deeply"
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -179,7 +182,8 @@ def _reason(check: Check, answer) -> str | None:
     if not isinstance(answer, dict) or not {"value", "error"} & set(answer):
         return "no answer: the notebook ended before this was asked"
     if "error" in answer:
-        return str(answer["error"])[:500]
+        error = answer["error"]
+        return error[:500] if isinstance(error, str) and error else short(error)
     try:
         return check.wrong(revived(answer["value"]))
     except Exception as error:  # an answer of a kind that nobody foresaw is a wrong answer

@@ -1,8 +1,15 @@
 """What is asked of "Build batch norm": the student's functions on literal numbers, never a verdict."""
 
+import inspect
+from pathlib import Path
+
 import torch
 
-from grader.ask import asks
+from grader.ask import asks, switched_off
+
+SWITCHED_OFF = ["normlab.layers.batch._check"]  # the course's own batch norm begins with it
+AUTOGRAD = ["torch.autograd.grad", "torch.autograd.backward", "torch.Tensor.backward"]
+AUTOGRAD += ["torch.autograd.forward_ad.make_dual"]
 
 TALL = [  # five examples, three features
     [0.3, -1.2, 2.0],
@@ -42,6 +49,7 @@ LINEAR_BIAS = [0.3, -0.6, 1.1]
 ROWS = [[1.0, 2.0, -1.0, 0.5], [0.0, -3.0, 4.0, 1.5]]  # what the linear layer is fed: (2, 4)
 ONCE = [0.6, -1.1, 0.3, 0.9, -0.2]  # weighs the examples where a loss is needed
 LETTERS = "ABCDEFGHI"
+SKELETON, METHODS = ("__init__", "forward"), ("statistics", "normalize", "update")
 
 
 def single(values) -> torch.Tensor:
@@ -135,10 +143,10 @@ def strided(student):
 
 @asks("forward")
 def inputs_kept(student):
-    """the inputs as they are after the call"""
-    x, gamma, beta = double(IMAGES), double(GAMMA2), double(BETA2)
-    student["batch_norm"](x, gamma, beta)
-    return [x, gamma, beta]
+    """the inputs as they are after a call that answers"""
+    x, gamma, beta = double(TALL), double(GAMMA), double(BETA)
+    answer = student["batch_norm"](x, gamma, beta).clone()
+    return [answer, x, gamma, beta]
 
 
 @asks("forward")
@@ -154,7 +162,7 @@ def gradient(student):
 
 def backward(student, dy, x, gamma, **settings):
     """Return what the student's backward pass returns, with autograd switched off."""
-    with torch.inference_mode():
+    with torch.inference_mode(), switched_off(AUTOGRAD):
         return list(
             student["batch_norm_backward"](dy.clone(), x.clone(), gamma.clone(), **settings)
         )
@@ -221,10 +229,10 @@ def all_single(student):
 
 @asks("backward")
 def backward_inputs_kept(student):
-    """the inputs of the backward pass as they are after the call"""
+    """the inputs of the backward pass as they are after a call that answers"""
     dy, x, gamma = double(DY), double(TALL), double(GAMMA)
-    student["batch_norm_backward"](dy, x, gamma)
-    return [dy, x, gamma]
+    answer = student["batch_norm_backward"](dy, x, gamma)[0].clone()
+    return [answer, dy, x, gamma]
 
 
 # -------------------------------------------------------------------------- running statistics
@@ -277,19 +285,19 @@ def update_three_batches(student):
 
 @asks("running-statistics")
 def update_keeps_arguments(student):
-    """the arguments as they are after the call"""
+    """the arguments as they are after a call that moves something"""
     mean, var, x = double(RUN_MEAN), double(RUN_VAR), double(TALL)
-    student["running_update"](mean, var, x)
-    return [mean, var, x]
+    answer = student["running_update"](mean, var, x, 0.5)[0].clone()
+    return [answer, mean, var, x]
 
 
 @asks("running-statistics")
 def update_no_graph(student):
     """the gradient that a loss of the new statistics would send into the batch"""
     x = leaf(TALL)
-    new = student["running_update"](double(RUN_MEAN), double(RUN_VAR), x)
+    new = student["running_update"](double(RUN_MEAN), double(RUN_VAR), x, 0.5)
     (sum(part.sum() for part in new) + 0 * x.sum()).backward()
-    return grad(x)
+    return [new[0], grad(x)]
 
 
 # --------------------------------------------------------------------------------- train, eval
@@ -321,10 +329,11 @@ def fresh_state(student):
 
 @asks("train-eval")
 def training_output(student):
-    """outputs in training: a table, and images with eps = 0.5"""
+    """outputs in training: a table, images with eps = 0.5, and one image alone"""
     return [
         layer(student)(double(TALL)),
         layer(student, 2, eps=0.5)(double(IMAGES)),
+        layer(student, 2)(double(IMAGES[:1])),
     ]
 
 
@@ -347,19 +356,22 @@ def image_buffers(student):
 
 @asks("train-eval")
 def momentum_none(student):
-    """running statistics after batches of 5, 3 and 2 examples, momentum=None"""
-    norm = layer(student, momentum=None)
-    for batch in (TALL, MORE, PAIR):
+    """momentum=None: batches of 5, 3 and 2 examples, the last by a copy made from state_dict"""
+    norm, copy = layer(student, momentum=None), layer(student, momentum=None)
+    for batch in (TALL, MORE):
         norm(double(batch))
-    return buffers(norm)
+    copy.load_state_dict(norm.state_dict())
+    copy(double(PAIR))
+    return buffers(copy)
 
 
 @asks("train-eval")
 def evaluation_output(student):
-    """outputs in evaluation: a table, and images"""
+    """outputs in evaluation: a table, images, and sequences"""
     return [
         layer(student).eval()(double(TALL)),
         layer(student, 2).eval()(double(IMAGES)),
+        layer(student, 2).eval()(sequences()),
     ]
 
 
@@ -405,10 +417,10 @@ def evaluation_gradient(student):
 @asks("train-eval")
 def earlier_batch(student):
     """the gradient that a loss in evaluation sends into a batch of the training before it"""
-    norm, earlier = layer(student), leaf(TALL)
+    norm, earlier = layer(student, momentum=0.5), leaf(TALL)
     norm(earlier)
     (norm.eval()(double(MORE)).sum() + 0 * earlier.sum()).backward()
-    return grad(earlier)
+    return [norm.running_mean, grad(earlier)]
 
 
 @asks("train-eval")
@@ -476,11 +488,12 @@ def folded_large_eps(student):
 
 @asks("folding")
 def fold_keeps_originals(student):
-    """both layers as they are after folding"""
+    """both layers, and the norm's mode, as they are after folding"""
     linear, norm = fold_inputs()
-    student["fold"](linear, norm)
+    bias = student["fold"](linear, norm).bias.clone()
     kept = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    return [linear.weight, linear.bias, *(getattr(norm, name) for name in kept)]
+    now = [linear.weight, linear.bias, *(getattr(norm, name) for name in kept)]
+    return [bias, *now, int(norm.training)]
 
 
 @asks("folding")
@@ -515,9 +528,7 @@ def diagnosed(student, letter):
 def tour(student, letter):
     """Return what a mended exhibit does on every experiment of the museum."""
     kind = student[f"Mended{letter}"]
-    seen = {
-        "mends": [base.__name__ for base in kind.__mro__ if base.__name__.startswith("Exhibit")]
-    }
+    seen = origin(kind)
     seen |= outputs(kind) | history(kind)
     x, earlier = leaf(TALL), leaf(MORE)
     norm = kind(3).double()
@@ -525,6 +536,18 @@ def tour(student, letter):
     norm(x).backward(double(DY))
     (norm.eval()(double(PAIR)).sum() + 0 * earlier.sum()).backward()
     return seen | {"gradient": grad(x), "gradient of an earlier batch": grad(earlier)}
+
+
+def origin(kind):
+    """Return the exhibits that a class descends from, borrows from, and whose skeleton it has."""
+    names = [base.__name__ for base in kind.__mro__ if base.__name__.startswith("Exhibit")]
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in SKELETON + METHODS}
+    owners = {getattr(methods[name], "__qualname__", "").partition(".")[0] for name in METHODS}
+    return {
+        "mends": names,
+        "borrows": sorted(n for n in owners if n.startswith("Exhibit") and n not in names),
+        "skeleton": [Path(methods[name].__code__.co_filename).name for name in SKELETON],
+    }
 
 
 def outputs(kind):
