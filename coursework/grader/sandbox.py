@@ -191,6 +191,8 @@ def serve() -> None:
     import matplotlib.pyplot  # noqa: F401
     import sklearn.datasets  # noqa: F401
     import torch
+    import torch._dynamo
+    import torch.fx.experimental.symbolic_shapes  # these two: torch loads them at a first step
 
     import normlab.train  # noqa: F401
     from grader import inside

@@ -223,7 +223,7 @@ CHECKS = {
         ),
         "tiny_rows": Check(
             1,
-            lambda: weight_norm(o.wide(o.LENGTHS4), 1e-9 * o.wide(o.ROWS)),
+            lambda: weight_norm(o.wide(o.LENGTHS4), 1e-30 * o.wide(o.ROWS)),
             **FINE,
             hint="Is there something that is added to the length, or a least length?",
         ),

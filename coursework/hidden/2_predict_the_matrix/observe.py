@@ -7,6 +7,8 @@ from grader.ask import asks
 
 SWITCHED_OFF = ["torch.nn.functional.normalize", "torch.nn.functional.cosine_similarity"]
 SWITCHED_OFF += ["torch.cosine_similarity", "torch._weight_norm"]
+SWITCHED_OFF += [f"normlab.layers.{name}" for name in ("normalize", "cosine", "weight_norm")]
+SWITCHED_OFF += ["normlab.layers.sample.normalize", "normlab.layers.weights.cosine"]
 
 TALL = [[0.13, -0.13, 0.64], [1.1, -0.54, 0.36], [1.3, 0.95, -0.7], [-1.27, -0.62, 0.04]]
 TALL += [[-2.33, -0.22, -1.25]]
@@ -196,8 +198,8 @@ def square_rows(student):
 
 @asks("weight-norm")
 def tiny_rows(student):
-    """rows of length 1e-9"""
-    return student["weight_norm"](wide(LENGTHS4), 1e-9 * wide(ROWS))
+    """rows of length 1e-30"""
+    return student["weight_norm"](wide(LENGTHS4), 1e-30 * wide(ROWS))
 
 
 @asks("weight-norm")
@@ -321,7 +323,7 @@ def every_draw(student):
     judge, first = student["is_invariant"], pairs()[0][0]
 
     def seen_in_first(W, X):
-        return (2 * W if torch.equal(W, first) else W), X
+        return ((1 + 1.3e-9) * W if torch.equal(W, first) else W), X
 
     def seen_in_last(W, X):
         return (W if torch.equal(W, first) else 2 * W), X

@@ -1,6 +1,8 @@
 """The bug museum: nine batch norms, each with one defect that was found in public code.
 
-They are rewritten and shortened, so that no author need feel looked at. All of them share the
+Do not read on before you have written down your diagnosis: the symptoms tell enough.
+
+The exhibits are rewritten and shortened; nobody's own lines are on show. All of them share the
 skeleton ``Exhibit``, which is sound. Each fills in three methods, in a style of its own:
 
 - ``statistics(x)`` returns the mean and the variance of the batch that divide and shift it, in
@@ -8,8 +10,6 @@ skeleton ``Exhibit``, which is sound. Each fills in three methods, in a style of
 - ``normalize(x, mean, var)`` returns x_hat; in evaluation it is called with the running statistics;
 - ``update(x, mean, var)`` moves the running statistics; it is called in training *and* in
   evaluation, with what ``statistics`` returned, and must know by itself what to do.
-
-Do not read on before you have written down your diagnosis: the symptoms tell enough.
 """
 
 import torch

@@ -10,14 +10,17 @@ import math
 from collections.abc import Callable
 from unittest import mock
 
+import numpy as np
 import torch
+
+from normlab import layers
 
 LAYERS = ("batch", "layer", "weight", "cosine")
 CHANGES = ("2W", "-2W", "3w", "W+v", "4X", "5x", "X+c", "X+a")
 
-
 READY_MADE = ("batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm")
-READY_MADE += ("normalize", "cosine_similarity")
+READY_MADE += ("normalize", "cosine_similarity", "_weight_norm", "weight_norm", "cosine")
+PLACES = (torch.nn.functional, torch, layers, layers.sample, layers.weights)
 
 
 class Wrong(Exception):
@@ -34,11 +37,11 @@ def reports(check: Callable) -> Callable:
     """Make a check print its outcome, and never raise."""
 
     @functools.wraps(check)
-    def run(function) -> None:
+    def run(*functions) -> None:
         name = check.__name__
         try:
             with without_ready_made():
-                print(f"✓ {name}: {check(function)}")
+                print(f"✓ {name}: {check(*functions)}")
         except NotImplementedError:
             print(f"✗ {name}: not written yet")
         except Wrong as wrong:
@@ -54,11 +57,10 @@ def without_ready_made():
     """Make the functions that the rules do not allow say so."""
 
     def refuse(*_, **__):
-        raise Wrong("expected your own computation, got a ready-made norm of torch; see the rules")
+        raise Wrong("expected your own computation, got a ready-made norm; see the rules")
 
-    functional = torch.nn.functional
     with contextlib.ExitStack() as stack:
-        for place in (functional, torch):
+        for place in PLACES:
             for name in READY_MADE:
                 if hasattr(place, name):
                     stack.enter_context(mock.patch.object(place, name, refuse))
@@ -84,6 +86,11 @@ def is_like(y, shape: tuple, dtype: torch.dtype) -> None:
         y.dtype == dtype,
         f"expected {dtype} for an input of that dtype, got {y.dtype}; which tensor has the other?",
     )
+
+
+def is_float(found) -> None:
+    """Need a Python float; NumPy's float64 is one."""
+    need(isinstance(found, float), f"expected a Python float, got {type(found).__name__}")
 
 
 def leaves(function: Callable, *inputs: torch.Tensor) -> None:
@@ -127,6 +134,10 @@ def layer_norm(norm) -> str:
         "gamma and beta do not act on the places along the last axis, one number for each",
     )
     need(near(norm(z, beta=beta), y + beta), "expected beta to work without gamma")
+    need(near(norm(z, gamma), y * gamma), "expected gamma to work without beta")
+    one = norm(z[1], gamma, beta)
+    is_like(one, (3,), torch.float64)
+    need(near(one, rows[1]), "an example without a batch axis gives something else than in a batch")
     deep = random(2, 5, 3)
     one_by_one = torch.stack([norm(part) for part in deep])
     need(near(norm(deep), one_by_one), "an input of three axes: expected only the last one pooled")
@@ -149,7 +160,10 @@ def weight_norm(norm) -> str:
     )
     need(near((w * v).sum(1).sign(), g.sign()), "a negative g turns its row around, no other does")
     need(near(norm(g, 10 * v), w), "ten times v gives another w; only its direction should count")
-    need(near(norm(g, 1e-9 * v), w), "a short v gives another w; what did you add to its length?")
+    need(
+        near(norm(g, 1e-30 * v), w),
+        "a short v gives another w; did you add to its length, or give it a least one?",
+    )
     square = norm(torch.arange(1.0, 4).double(), random(3, 3))
     lengths = square.square().sum(1).sqrt()
     need(
@@ -162,7 +176,10 @@ def weight_norm(norm) -> str:
     need((w0[1] == 0).all() and near(w0[[0, 2, 3]], w[[0, 2, 3]]), "a row of zeros disturbs others")
     leaves(norm, g, v)
     differentiates(norm, g, v)
-    return "lengths, directions, short rows, zeros, dtype and gradient look right"
+    return (
+        "lengths, directions, short rows, zeros and dtype look right, and the gradient of rows "
+        "that are not zero"
+    )
 
 
 @reports
@@ -186,8 +203,18 @@ def cosine_norm(norm) -> str:
         near(norm(1e-10 * x, 1e10 * w), norm(1e-10 * x, w)),
         "very short examples with very long weights: eps guards each of the two lengths by itself",
     )
-    nothing = norm(torch.zeros(1, 3).double(), w)
-    need(near(nothing, torch.zeros(1, 2).double()), "expected 0 for an example of zeros")
+    zeros = torch.zeros(2, 3).double()
+    need(near(norm(zeros, w), zeros[:, :2]), "expected 0 for an example of zeros")
+    need(near(norm(x, zeros), torch.zeros(5, 2).double()), "expected 0 for a row of zeros in w")
+    halves = (0.05 * a / a.square().sum(1, keepdim=True).sqrt() for a in (x, w))
+    for name, found in zip(
+        "xw", (norm(next(halves), w, 0.1), norm(x, next(halves), 0.1)), strict=True
+    ):
+        need(
+            near(found, y / 2),
+            f"with eps = 0.1 a length of 0.05 in {name} should count as 0.1; is the eps that is "
+            "given the one that is used, for both lengths?",
+        )
     leaves(norm, x, w)
     differentiates(norm, x, w)
     return "bounds, shape, scales, short vectors, zeros, dtype and gradient look right"
@@ -221,10 +248,8 @@ def seal(prediction: dict) -> str:
     return hashlib.sha256(" ".join(rows).encode()).hexdigest()[:8]
 
 
-@reports
-def prediction(predict) -> str:
-    """Completeness; never whether it is right."""
-    grid = predict()
+def complete(grid: dict) -> dict:
+    """Return the grid if each of its 32 cells is True or False."""
     for name in LAYERS:
         need(name in grid, f"expected a row {name}, got {sorted(grid)}")
         for change in CHANGES:
@@ -233,13 +258,48 @@ def prediction(predict) -> str:
                 given in (True, False),
                 f"cell {name}, {change}: expected True or False, got {given!r}",
             )
-    return f"complete, 32 cells. Its seal: {seal(grid)}"
+    return grid
+
+
+@reports
+def prediction(predict) -> str:
+    """Completeness; never whether it is right."""
+    return f"complete, 32 cells. Its seal: {seal(complete(predict()))}"
+
+
+@reports
+def sealed(predict, sealing) -> str:
+    """Whether the seal belongs to the prediction."""
+    need(
+        str(sealing()).strip().lower() == seal(complete(predict())),
+        "the seal is that of another prediction; a slip in copying, or has the prediction changed?",
+    )
+    return "the seal belongs to the prediction"
+
+
+def available(layers: dict, gradient: bool = False) -> dict:
+    """Return the layers that can be computed, and say which cannot."""
+    found, X = {}, random(5, 3)
+    for name, layer in layers.items():
+        W = random(4, 3).requires_grad_(gradient)
+        try:
+            y = layer(W, X)
+            is_like(y, (5, 4), torch.float64)
+            if gradient:
+                torch.autograd.grad(y.sum(), W)
+        except NotImplementedError:
+            print(f"{name}: not available, not written yet")
+        except Exception as error:
+            print(f"{name}: not available, {str(error).splitlines()[0]}")
+        else:
+            found[name] = layer
+    return found
 
 
 def show(matrix: dict, predict: Callable | None = None) -> None:
     """Print a matrix; in brackets the cells that were predicted otherwise."""
     try:
-        grid = predict() if predict else {}
+        grid = complete(predict()) if predict else {}
     except Exception:
         print("(no prediction to compare with)")
         grid = {}
@@ -251,8 +311,10 @@ def show(matrix: dict, predict: Callable | None = None) -> None:
         cells = (f"[{m}]" if o else f" {m} " for m, o in zip(marks, other, strict=True))
         print(f"{name:12}" + "".join(f"{cell:>6}" for cell in cells))
     if grid:
-        right = sum(grid[n][c] == matrix[n][c] for n in LAYERS for c in CHANGES)
-        print(f"{right} of 32 as predicted, in the prediction with the seal {seal(grid)}")
+        right = [grid[name][c] == row[c] for name, row in matrix.items() for c in CHANGES]
+        print(
+            f"{sum(right)} of {len(right)} as predicted, in the prediction with the seal {seal(grid)}"
+        )
 
 
 @reports
@@ -263,8 +325,13 @@ def relative_change(measure) -> str:
     def product(W, X):
         return X @ W.T
 
-    found = measure(product, lambda W, X: (W, X), W, X)
-    need(type(found) is float, f"expected a Python float, got {type(found).__name__}")
+    try:
+        found = measure(product, lambda W, X: (W, X), W, X)
+    except TypeError as error:
+        raise Wrong(
+            f"got {error}; a layer takes W and X, two arguments; a change returns a pair"
+        ) from error
+    is_float(found)
     need(found == 0, f"expected 0 if nothing is changed, got {found}")
     found = measure(product, lambda W, X: (3 * W, X), W, X)
     need(
@@ -298,22 +365,24 @@ def is_invariant(judge) -> str:
     def little(W, X):
         return W * (1 + 1e-6), X
 
-    need(type(judge(product, same, draws)) is bool, "expected True or False")
-    need(judge(product, same, draws), "expected True if nothing is changed")
+    found = judge(product, same, draws)
+    need(isinstance(found, bool | np.bool_), f"expected True or False, got {found!r}")
+    need(found, "expected True if nothing is changed")
     need(
         not judge(product, little, draws), "a millionth is more than the tolerance: expected False"
     )
     need(judge(product, little, draws, tolerance=1e-3), "expected the tolerance to be used")
 
     def only_in(position):
-        return lambda W, X: (2 * W if torch.equal(W, draws[position][0]) else W, X)
+        more = 1 + 1.3e-9  # above the tolerance, and not if it is spread over three draws
+        return lambda W, X: (more * W if torch.equal(W, draws[position][0]) else W, X)
 
     for position in range(3):
         need(
             not judge(product, only_in(position), draws),
-            f"expected False if the output moves in draw {position + 1} of 3 only",
+            f"expected False if the output moves in draw {position + 1} of 3 only, by 1.3e-9",
         )
-    return "every draw counts, and the tolerance is used"
+    return "every draw counts, and the tolerance is used; NaN was not tried"
 
 
 @reports
@@ -356,7 +425,7 @@ def gradient_length(measure) -> str:
         return (X @ W.T).sin()
 
     found = measure(layer, W, X, T)
-    need(type(found) is float, f"expected a Python float, got {type(found).__name__}")
+    is_float(found)
     slopes = []
     for i in range(W.numel()):
         step = torch.zeros(12).double()
@@ -383,10 +452,14 @@ def slope(fit) -> str:
     scales = [0.1, 0.5, 2.0, 40.0]
     for power in (-1.0, 0.0, 2.5):
         found = fit(scales, [3 * s**power for s in scales])
-        need(type(found) is float, f"expected a Python float, got {type(found).__name__}")
+        is_float(found)
         need(
             abs(found - power) < 1e-9,
             f"lengths that are 3 times the power {power:g} of the scale: expected that slope, "
             f"got {found:.4g}; the logarithm of which of the two, or of both?",
         )
-    return "powers get their exponent"
+    need(
+        abs(fit([1.0, 10.0, 100.0, 1000.0], [1.0, 10.0, 1.0, 1.0]) + 0.1) < 1e-9,
+        "points that lie on no line: expected the slope by least squares; does every point count?",
+    )
+    return "powers get their exponent, and every point counts"
