@@ -4,6 +4,7 @@ Needs ``make book`` first, a Chromium, and ``pip install playwright``; says what
 On a CI machine (``CI=true``) nothing may be missing.
 """
 
+import json
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ PAGES = sorted(
     for path in [*SITE.glob("*.html"), *SITE.glob("chapters/**/*.html")]
     if path.name not in ("search.html", "genindex.html")
 )
+SOURCES = sorted((Path(__file__).parents[1] / "coursework" / "source").glob("*/*.ipynb"))
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
@@ -202,3 +204,25 @@ def test_a_lesson_has_the_number_of_its_file():
     numbers = [int(number) for _, number in links]
     assert numbers == [int(file) for file, _ in links] == list(range(1, len(links) + 1)), links
     assert len(links) == sum(page.split("/")[-1][:2].isdigit() for page in PAGES) // 2
+
+
+@pytest.mark.skipif(not PAGES, reason="no built site in _build/html: run `make book` first")
+def test_the_site_holds_no_solution_of_graded_work():
+    files = [path for path in SITE.rglob("*") if path.is_file()]
+    assert not [path for path in files if path.stem in {s.stem for s in SOURCES}]
+    read = [path.read_text(encoding="utf-8") for path in files if path.suffix in (".ipynb", ".md")]
+    assert len(read) > 40  # the sources of the pages, which the site holds too
+    told = {bare(text) for text in read}
+    for source in SOURCES:
+        for cell in json.loads(source.read_text(encoding="utf-8"))["cells"]:
+            grading = cell["metadata"].get("nbgrader", {})
+            text = "".join(cell["source"])
+            if grading.get("solution") and cell["cell_type"] == "code":
+                text = text.partition("### BEGIN SOLUTION")[2].partition("### END SOLUTION")[0]
+            if grading.get("solution") and len(text) > 60:
+                assert not any(bare(text) in page for page in told), cell["id"]
+
+
+def bare(text: str) -> str:
+    """Return the letters and digits of a text; of a notebook, without the dress of JSON."""
+    return re.sub(r"\\n|[^\w]", "", text)
