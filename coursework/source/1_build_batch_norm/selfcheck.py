@@ -271,9 +271,7 @@ def layer(BatchNorm):
     refuses_one_value(norm)
     has_a_slope(BatchNorm)
     averages(BatchNorm)
-    return (
-        "state, steps, momentum=None, evaluation, one value (not looked at: gradients, running_var)"
-    )
+    return "state, steps, evaluation (not looked at: gradients, running_var, eps in training)"
 
 
 def has_a_slope(BatchNorm) -> None:
