@@ -9,9 +9,10 @@ import contextlib
 import functools
 import io
 import json
+import math
 import pkgutil
 import runpy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 HIDDEN = Path(__file__).parents[1] / "hidden"
-LIMIT = 10_000  # numbers in one array
+LIMIT = 10_000  # numbers in one array, parts of one answer
 LARGEST = 1_000_000  # characters of one answer
 
 
@@ -148,30 +149,39 @@ def switched_off(more: Iterable[str] = ()):
             setattr(place, name, value)
 
 
-def plain(value):
+def plain(value, room: Iterator | None = None):
     """Return a value in JSON's own types; an array becomes its dtype, shape and numbers.
 
     Raises:
         TypeError: it is no tensor, array, number, text, None, or list or dict of these.
-        ValueError: an array holds more than 10,000 numbers.
+        ValueError: it holds more than 10,000 parts, or an array of more than 10,000 numbers.
     """
+    room = iter(range(LIMIT)) if room is None else room
+    if next(room, None) is None:
+        raise ValueError(f"expected an answer of at most {LIMIT} parts, got more")
     if isinstance(value, torch.Tensor):
+        small(value.shape)
         value = value.detach().cpu()
         dtype = str(value.dtype).removeprefix("torch.")
         return array(value.double().numpy() if value.is_floating_point() else value.numpy(), dtype)
     if isinstance(value, np.ndarray | np.generic):
+        small(value.shape)
         return array(np.asarray(value), str(value.dtype))
     if isinstance(value, dict):
-        return {"dict": {str(key): plain(part) for key, part in value.items()}}
+        return {"dict": {str(key): plain(part, room) for key, part in value.items()}}
     if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
+        return [plain(part, room) for part in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"expected a tensor, an array or a number, got {type(value).__name__}")
 
 
+def small(shape: tuple[int, ...]) -> None:
+    """Raise ValueError for the shape of more than 10,000 numbers."""
+    if math.prod(shape) > LIMIT:
+        raise ValueError(f"expected at most {LIMIT} numbers, got shape {tuple(shape)}")
+
+
 def array(values: np.ndarray, dtype: str) -> dict:
     """Return an array as ``{"array": numbers, "shape": [...], "dtype": "..."}``."""
-    if values.size > LIMIT:
-        raise ValueError(f"expected at most {LIMIT} numbers, got shape {tuple(values.shape)}")
     return {"array": values.ravel().tolist(), "shape": list(values.shape), "dtype": dtype}
