@@ -117,6 +117,13 @@ MUTANTS = [
         "return y if gamma is None else",
     ),
     mutant(
+        "no gamma without beta",
+        "layer-norm",
+        "if gamma is not None:",
+        "if gamma is not None and beta is not None:",
+    ),
+    mutant("an axis too many", "layer-norm", "y = y * gamma", "y = y * gamma.view(1, -1)"),
+    mutant(
         "cast to float32",
         "layer-norm",
         CENTERED,
@@ -157,8 +164,8 @@ MUTANTS = [
         "length = v.square().mean(1, keepdim=True).sqrt()",
     ),
     mutant("NaN for a row of zeros", "weight-norm", GUARD, "length"),
-    mutant("something added to the length", "weight-norm", GUARD, "(length + 1e-12)"),
-    mutant("least length 1e-8", "weight-norm", GUARD, "length.clamp(min=1e-8)"),
+    mutant("something added to the length", "weight-norm", GUARD, "(length + 1e-32)"),
+    mutant("least length", "weight-norm", GUARD, "length.clamp(min=1e-12)"),
     mutant(
         "g along the columns",
         "weight-norm",
@@ -203,6 +210,7 @@ MUTANTS = [
     ),
     mutant("eps fixed", "cosine-norm", W_LENGTH, W_LENGTH.replace("=eps", "=1e-8")),
     mutant("no eps, NaN", "cosine-norm", X_LENGTH, X_LENGTH.replace(".clamp(min=eps)", "")),
+    mutant("no eps for w", "cosine-norm", W_LENGTH, W_LENGTH.replace(".clamp(min=eps)", "")),
     mutant(
         "one length for all examples", "cosine-norm", X_LENGTH, "x_length = x.norm().clamp(min=eps)"
     ),
@@ -289,6 +297,18 @@ MUTANTS = [
         "matrix",
         IS_ALL,
         "found = [relative_change(layer, change, W, X) for W, X in draws]\n    return sorted(found)[len(found) // 2 - 1] < tolerance",
+    ),
+    mutant(
+        "mean of the draws",
+        "matrix",
+        IS_ALL,
+        "found = [relative_change(layer, change, W, X) for W, X in draws]\n    return sum(found) / len(found) < tolerance",
+    ),
+    mutant(
+        "root mean square of the draws",
+        "matrix",
+        IS_ALL,
+        "found = [relative_change(layer, change, W, X) for W, X in draws]\n    return bool(np.sqrt(np.mean(np.square(found))) < tolerance)",
     ),
     whole("matrix from the book", "matrix-code", BY_NAME),
     mutant(
@@ -435,6 +455,10 @@ CHANGE_NUMPY = """def relative_change(layer, change, W, X):
         old, new = layer(W, X).numpy(), layer(W_new, X_new).numpy()
     return float(np.sqrt(((new - old) ** 2).sum()) / np.sqrt((old**2).sum()))
 """
+CHANGE_FLOAT64 = """def relative_change(layer, change, W, X):
+    old, new = layer(W, X).numpy(), layer(*change(W, X)).numpy()
+    return np.linalg.norm(new - old) / np.linalg.norm(old)
+"""
 MATRIX_LOOPS = """def is_invariant(layer, change, draws, tolerance=1e-9):
     for W, X in draws:
         share = relative_change(layer, change, W, X)
@@ -469,6 +493,15 @@ def slope(scales, lengths):
     x, y = x - x.mean(), y - y.mean()
     return float((x * y).sum() / (x * x).sum())
 """
+GRADIENT_FLOAT64 = """def gradient_length(layer, W, X, T):
+    W = W.detach().clone().requires_grad_()
+    (gradient,) = torch.autograd.grad((T * layer(W, X)).sum(), W)
+    return np.linalg.norm(gradient.numpy())
+
+
+def slope(scales, lengths):
+    return np.polyfit(np.log(scales), np.log(lengths), 1)[0]
+"""
 PREDICTION_DICT = """def my_prediction():
     rows = {"batch": 0b11101011, "layer": 0b11111101, "weight": 0b11100000, "cosine": 0b11101100}
     places = dict(zip(selfcheck.CHANGES, range(7, -1, -1), strict=True))
@@ -492,9 +525,11 @@ EQUIVALENTS = [
     whole("cosine norm by an outer product", "cosine-norm-code", COSINE_OUTER),
     whole("cosine norm by broadcasting", "cosine-norm-code", COSINE_BROADCAST),
     whole("relative change in NumPy", "change-code", CHANGE_NUMPY),
+    whole("relative change, a float64 of NumPy", "change-code", CHANGE_FLOAT64),
     whole("the matrix in loops", "matrix-code", MATRIX_LOOPS),
     whole("the bias by torch's linear", "bias-code", BIAS_DEF),
     whole("backward, and least squares by hand", "gradient-code", GRADIENT_BACKWARD),
+    whole("lengths and slopes, float64 of NumPy", "gradient-code", GRADIENT_FLOAT64),
     whole("the prediction as a dictionary of zeros and ones", "prediction-code", PREDICTION_DICT),
     whole("the seal computed", "seal-code", SEAL_COMPUTED, task="prediction"),
 ]

@@ -13,14 +13,14 @@ from unittest import mock
 import numpy as np
 import torch
 
-from normlab import layers
+from normlab import layers as ready
 
 LAYERS = ("batch", "layer", "weight", "cosine")
 CHANGES = ("2W", "-2W", "3w", "W+v", "4X", "5x", "X+c", "X+a")
 
 READY_MADE = ("batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm")
 READY_MADE += ("normalize", "cosine_similarity", "_weight_norm", "weight_norm", "cosine")
-PLACES = (torch.nn.functional, torch, layers, layers.sample, layers.weights)
+PLACES = (torch.nn.functional, torch, ready, ready.sample, ready.weights)
 
 
 class Wrong(Exception):
@@ -162,7 +162,7 @@ def weight_norm(norm) -> str:
     need(near(norm(g, 10 * v), w), "ten times v gives another w; only its direction should count")
     need(
         near(norm(g, 1e-30 * v), w),
-        "a short v gives another w; did you add to its length, or give it a least one?",
+        "a short v gives another w; is something added to its length, or is there a least length?",
     )
     square = norm(torch.arange(1.0, 4).double(), random(3, 3))
     lengths = square.square().sum(1).sqrt()
@@ -289,8 +289,11 @@ def available(layers: dict, gradient: bool = False) -> dict:
                 torch.autograd.grad(y.sum(), W)
         except NotImplementedError:
             print(f"{name}: not available, not written yet")
+        except Wrong as wrong:
+            print(f"{name}: not available, {wrong}")
         except Exception as error:
-            print(f"{name}: not available, {str(error).splitlines()[0]}")
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            print(f"{name}: not available, {reason}")
         else:
             found[name] = layer
     return found
