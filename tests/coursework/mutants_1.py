@@ -27,9 +27,9 @@ def wholes(task: str, cell: str, template: str, *rows: tuple[str, str]) -> list[
     ]
 
 
-def mends(letter: str, name: str, body: str, bases: str = "") -> dict:
+def mends(letter: str, name: str, body: str, bases: str = "", before: str = "") -> dict:
     """Another mended exhibit; it loses its points if it is wrong."""
-    head = f"class Mended{letter}({bases or 'museum.Exhibit' + letter}):\n    "
+    head = f"{before}class Mended{letter}({bases or 'museum.Exhibit' + letter}):\n    "
     return {
         "name": f"mending {letter}: {name}",
         "task": "mending",
@@ -372,12 +372,32 @@ FORWARD_OF_MY_OWN = """def forward(self, x):
         scale = (self.weight / (self.running_var + self.eps).sqrt()).view(shape)
         return scale * (x - self.running_mean.view(shape)) + self.bias.view(shape)
 """
+SOUND = (
+    STATISTICS
+    + """mean = x.mean(axes, keepdim=True)
+        return mean, (x - mean).square().mean(axes, keepdim=True)
+
+    def normalize(self, x, mean, var):
+        return (x - mean) / (var + self.eps).sqrt()
+
+    @torch.no_grad()
+    def update(self, x, mean, var):
+        if self.training:
+            m, a = x.numel() // x.shape[1], self.momentum
+            self.running_mean = (1 - a) * self.running_mean + a * mean.flatten()
+            self.running_var = (1 - a) * self.running_var + a * var.flatten() * m / (m - 1)
+
+"""
+)
 
 MENDING = [
     *[mends(letter, "left as it is", "pass") for letter in CONFUSED],
     mends("A", "step of 0.1", "momentum = property(lambda self: 0.9, lambda self, value: None)"),
     mends("A", "one layer for all", "pass", bases="BatchNorm"),
     mends("A", "forward replaced", FORWARD_OF_MY_OWN),
+    *[mends(letter, "one class for all", SOUND) for letter in "BDFI"],
+    mends("A", "one class for all, inherited", "pass", bases="Sound, museum.ExhibitA", before="class Sound:\n    " + SOUND),
+    mends("G", "a sound method replaced as well", SOUND.split("    @torch")[0] + "def update(self, x, mean, var):\n        if self.training:\n            super().update(x, mean, var)"),
     mends("B", "examples apart", STATISTICS.replace("reduced_axes(x)", "reduced_axes(x)[-2:]") + "return x.mean(axes, keepdim=True), x.var(axes, correction=0, keepdim=True)"),
     mends("C", "clamped", "def statistics(self, x):\n        mean, var = super().statistics(x)\n        return mean, var.clamp(min=0)"),
     mends("C", "borrowed", "statistics = museum.ExhibitA.statistics"),
@@ -605,6 +625,16 @@ def running_update(running_mean, running_var, x, momentum=0.1):
         """class MendedC(museum.ExhibitC):
     def statistics(self, x):
         return tuple(part.to(x.dtype) for part in super().statistics(x.double()))
+""",
+    ),
+    right(
+        "D, the statistics of the batch taken where they are used",
+        "mend-d",
+        """class MendedD(museum.ExhibitD):
+    def normalize(self, x, mean, var):
+        if self.training:
+            var, mean = torch.var_mean(x, museum.reduced_axes(x), correction=0, keepdim=True)
+        return super().normalize(x, mean, var)
 """,
     ),
     right(

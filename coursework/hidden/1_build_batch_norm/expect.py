@@ -415,11 +415,28 @@ TOUR = {
     "gradient of an earlier batch": 0 * MORE,
 }
 OWN = {"borrows": [], "skeleton": ["museum.py", "museum.py"]}
+FAULTY = dict.fromkeys("AEGI", [["update"]]) | dict.fromkeys("BC", [["statistics"]])
+FAULTY |= {"F": [["normalize"]]} | dict.fromkeys("DH", [["statistics", "update"], ["normalize"]])
+
+
+def mended(letter):
+    """Return a test of the tour of a mended exhibit: healthy, and no sound method replaced."""
+
+    def wrong(seen):
+        replaced = seen["replaces"]
+        expected = {"mends": [f"Exhibit{letter}", "Exhibit"], "replaces": replaced} | OWN | TOUR
+        reason = differs(seen, expected, Check(0, **ROUGH))
+        if reason or replaced in FAULTY[letter]:
+            return reason
+        return f"every number is right, but a sound method was replaced: see {', '.join(replaced)}"
+
+    return wrong
+
+
 MENDING = {
     f"mending_{letter}": Check(
         2,
-        {"mends": [f"Exhibit{letter}", "Exhibit"]} | OWN | TOUR,
-        **ROUGH,
+        passes=mended(letter),
         hint="Which experiment still differs? Which method makes the numbers that it shows?",
     )
     for letter in CAUSES

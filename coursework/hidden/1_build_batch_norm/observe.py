@@ -1,6 +1,7 @@
 """What is asked of "Build batch norm": the student's functions on literal numbers, never a verdict."""
 
 import inspect
+import itertools
 from pathlib import Path
 
 import torch
@@ -539,12 +540,15 @@ def tour(student, letter):
 
 
 def origin(kind):
-    """Return the exhibits that a class descends from, borrows from, and whose skeleton it has."""
+    """Return a class's exhibits: descent, borrowed from, skeleton's file, and methods replaced."""
     names = [base.__name__ for base in kind.__mro__ if base.__name__.startswith("Exhibit")]
     methods = {name: inspect.unwrap(getattr(kind, name)) for name in SKELETON + METHODS}
     owners = {getattr(methods[name], "__qualname__", "").partition(".")[0] for name in METHODS}
+    own = itertools.takewhile(lambda base: base.__name__ not in names, kind.__mro__)
+    replaced = {name for base in own for name in METHODS if name in vars(base)}
     return {
         "mends": names,
+        "replaces": sorted(replaced),
         "borrows": sorted(n for n in owners if n.startswith("Exhibit") and n not in names),
         "skeleton": [Path(methods[name].__code__.co_filename).name for name in SKELETON],
     }
