@@ -14,6 +14,7 @@ import torch
 
 from grader import ask, collect, grade, inside, judge, notebook, report, sandbox
 from grader.judge import Check
+from normlab import layers
 
 NAME = "1_build_batch_norm"
 ASSIGNMENTS = list(collect.assignments())
@@ -91,6 +92,109 @@ def test_bfloat16_and_integers_are_answers_too():
 )
 def test_what_goes_wrong_is_said(function, says):
     assert says in ask.observe(function, {})["error"]
+
+
+def exits(*_):
+    raise SystemExit("out")
+
+
+class Untold(Exception):
+    def __str__(self):
+        raise SystemExit
+
+
+def untold(*_):
+    raise Untold
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ([0.0] * 20_000, "at most 10000 parts"),
+        (dict.fromkeys(range(20_000)), "at most 10000 parts"),
+        ("x" * 2_000_000, "at most 1000000 characters"),
+        (torch.zeros(1).expand(10**12), "at most 10000 numbers"),
+        (torch.zeros(2, device="meta"), "NotImplementedError: Cannot copy out of meta tensor"),
+        (torch.eye(2).to_sparse(), "TypeError"),
+        (torch.zeros(2, dtype=torch.complex64), "complex is not JSON"),
+        (np.array([object()]), "object is not JSON"),
+        (np.zeros(2, np.longdouble), "longdouble is not JSON"),
+        (10**5000, "Exceeds the limit"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and len(value) < 99 else "",
+)
+def test_an_answer_that_cannot_be_told_costs_one_question_and_no_more(answer, says):
+    assert says in inside.asked(lambda s: answer, {}, 10)["error"]
+
+
+def test_a_list_that_holds_itself_is_no_answer():
+    endless = []
+    endless.append(endless)
+    assert "RecursionError" in inside.asked(lambda s: endless, {}, 10)["error"]
+
+
+@pytest.mark.parametrize(("function", "says"), [(exits, "SystemExit: out"), (untold, "Untold")])
+def test_a_function_that_ends_the_program_costs_one_question_and_no_more(function, says):
+    assert inside.asked(function, {}, 10) == {"error": says}
+
+
+def test_an_error_that_cannot_be_told_ends_no_notebook():
+    code = "class Bad(Exception):\n    def __str__(self): raise SystemExit\nraise Bad"
+    assert inside.executed(inside.shell(), code, 10)["error"] == "Bad"
+
+
+@pytest.mark.parametrize("name", ["value", "error"])
+@pytest.mark.parametrize("depth", [100, 900, 20_000, 200_000])
+def test_a_forged_answer_nested_without_end_is_wrong_and_stops_nobody(name, depth):
+    deep = []
+    for _ in range(depth):
+        deep = [deep]
+    task, checks = next(iter(judge.checks(NAME).items()))
+    verdicts = judge.judge(NAME, task, {check: {name: deep} for check in checks})
+    assert all(verdict.reason and not verdict.points for verdict in verdicts)
+
+
+def from_torch(x, gamma, beta, eps=1e-5, ready=torch.batch_norm):
+    return ready(x, gamma, beta, None, None, True, 0.0, eps, False)
+
+
+def operator(x, gamma, beta, eps=1e-5):
+    return torch.ops.aten.native_batch_norm(x, gamma, beta, None, None, True, 0.0, eps)[0]
+
+
+def from_the_course(x, gamma, beta, eps=1e-5):
+    return layers.batch_norm(x, None, None, gamma, beta, True, 0.1, eps)
+
+
+@pytest.mark.parametrize("ready", [from_torch, operator, from_the_course])
+def test_a_ready_made_norm_is_off_under_every_name(ready):
+    for question in ask.questions(NAME)["forward"].values():
+        assert "switched off" in ask.observe(question, {"batch_norm": ready})["error"]
+
+
+def nothing(*arguments, **_):
+    return arguments[0]
+
+
+class NothingDone(torch.nn.Module):
+    """A layer that returns its input."""
+
+    def __init__(self, *_, **__):
+        super().__init__()
+        self.running_mean = self.running_var = torch.zeros(3)
+
+    def forward(self, x):
+        return x
+
+
+def test_doing_nothing_earns_nothing():
+    letters = [f"Mended{letter}" for letter in "ABCDEFGHI"]
+    functions = ["batch_norm", "batch_norm_backward", "running_update", "fold", *letters]
+    names = dict.fromkeys(functions, nothing) | {"diagnosis": {}, "BatchNorm": NothingDone}
+    for kind in (NothingDone, torch.nn.BatchNorm1d, layers.BatchNorm1d):
+        names["BatchNorm"] = kind
+        for task in classroom.most(NAME):
+            assert judge.examine(NAME, task, names) == 0
 
 
 def test_an_assignment_can_switch_off_more():

@@ -99,7 +99,7 @@ def named(error: BaseException) -> str:
     kind = str(type.__getattribute__(type(error), "__name__"))
     try:
         return f"{kind}: {error}"[:500]
-    except Exception:
+    except BaseException:
         return kind[:500]
 
 
