@@ -54,6 +54,12 @@ CELLS = {
     "internet": ("import socket\nsocket.create_connection(('127.0.0.1', PORT))", "PermissionError"),
     "unix socket": ("import socket\nsocket.socket(socket.AF_UNIX)", "PermissionError"),
     "ends the program": ("import os\nos._exit(0)", "ended the whole program"),
+    "half a character": ("print(chr(0xD800))", ""),
+    "tells without end": (
+        'import os\nfor n in range(3, 50):\n    try: os.write(n, b\'{"text": "x"}\\n\' * 10**6)\n'
+        "    except OSError: pass",
+        "ended the whole program",
+    ),
     "sys.exit": ("import sys\nsys.exit(1)", "SystemExit: 1"),
     "crashes": ("import ctypes\nctypes.string_at(0)", "ended the whole program"),
     "kills the grader": ("import os\nos.kill(os.getppid(), 9)", "PermissionError"),
@@ -120,15 +126,18 @@ def harm(outside, tmp_path_factory):
     kept = tmp_path_factory.mktemp("kept")
     before = state(outside), state(collect.SOURCE), state(ask.HIDDEN)
     start = time.monotonic()
-    results = classroom.graded(
-        [classroom.handed_in(NAME, name, made) for name, made in work.items()],
-        kept,
-        limits=LIMITS,
-    )
+    submissions = [classroom.handed_in(NAME, name, made) for name, made in work.items()]
+    results = classroom.graded(submissions, kept, limits=LIMITS)
     seconds = time.monotonic() - start
     after = state(outside), state(collect.SOURCE), state(ask.HIDDEN)
     server.close()
-    return {"results": results, "seconds": seconds, "calls": calls, "same": before == after}
+    return {
+        "results": results,
+        "seconds": seconds,
+        "calls": calls,
+        "same": before == after,
+        "work": submissions,
+    }
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -149,6 +158,12 @@ def test_others_are_not_disturbed(harm):
 def test_nothing_outside_the_scratch_copy_changes(harm):
     assert harm["same"] and not harm["calls"]
     assert not list(Path("/tmp").glob("grade-*/work/huge"))
+
+
+def test_everybody_gets_a_page(harm, tmp_path):
+    report.everything([(s, harm["results"][s.student]) for s in harm["work"]], tmp_path, {})
+    assert len(list((tmp_path / "feedback").glob("*.html"))) == len(CELLS) + 1
+    assert len((tmp_path / "grades.csv").read_text().splitlines()) == len(CELLS) + 2
 
 
 def test_it_all_ends_in_time(harm):

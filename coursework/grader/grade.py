@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from grader import collect, judge, notebook, report, sandbox
 from grader.ask import HIDDEN
 from normlab import jobs
 
+LINES, LINE = 10_000, 5_000_000  # what a submission tells: so many lines, so many characters each
 RERUNS = 3  # when a cell ends the whole program, the rest is run without it
 EMPTY = {"problem": "", "notes": [], "tasks": {}, "answers": {}, "cells": []}
 #: What the parts of an event must be, since a submission may write its own.
@@ -67,9 +69,10 @@ def grade(submission: collect.Submission, limits: dict, trust: bool) -> dict:
         cell printed, drew and raised).
     """
     ours = notebook.master(collect.assignments()[submission.assignment])
-    skip, notes = [], []
+    skip, notes, start = [], [], time.monotonic()
     for _ in range(RERUNS + 1):
-        events, ended = _run(submission, ours, limits, trust, skip)
+        left = max(limits["cell"], limits["seconds"] - (time.monotonic() - start))
+        events, ended = _run(submission, ours, limits | {"seconds": left}, trust, skip)
         if not ended:
             break
         begun = [event for event in events if "begin" in event]
@@ -115,6 +118,8 @@ def _events(path: Path) -> list[dict]:
     found = []
     with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
+            if len(line) > LINE or len(found) == LINES:
+                continue
             try:
                 event = json.loads(line)
             except (ValueError, RecursionError):

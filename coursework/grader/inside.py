@@ -21,9 +21,9 @@ from matplotlib_inline.backend_inline import show
 from grader import ask, notebook
 
 TEXT = 20_000  # characters kept of what a cell prints
-PICTURES = 10  # kept of a cell
+PICTURES = 6  # kept of a cell
 CELL = "<cell "  # how the file names of cells begin
-PICTURE = 1_000_000  # characters of a picture
+PICTURE = 500_000  # characters of a picture
 
 
 class OutOfTime(BaseException):
