@@ -21,6 +21,22 @@ def verdict(gains, criterion):
     return "holds" if sum(gains) / len(gains) > criterion["margin"] else "not reproduced"
 """
 
+TIED_PLAN = """
+plan = {
+    "claim": "One batch norm behind the last hidden layer is as fast as one behind the third.",
+    "treatment": "six hidden layers of 48 units, batch norm behind the sixth",
+    "baseline": "the same network, batch norm behind the third",
+    "metric": "steps until 90 % of 512 training digits are right",
+    "criterion": dict(
+        better="lower", compare="ratio", must="stay within", margin=1.5, over="every seed"
+    ),
+    "rates": {"treatment": [0.1, 0.3, 1.0], "baseline": [0.1, 0.3, 1.0]},
+    "tuning_seeds": [101, 102],
+    "test_seeds": [2001, 2002, 2003],
+}
+SEAL, AMENDED = seal(plan), []
+"""
+
 MUTANTS = [
     dict(
         name="a lower metric treated as a higher one",
@@ -207,16 +223,19 @@ MUTANTS = [
         swap=('"runs": runs', '"runs": runs[:-1]'),
     ),
     dict(
-        name="the mean in the summary",
+        name="the best seed for the median in the summary",
         task="record",
         cell="record-code",
-        swap=("np.median(there)", "np.mean(there)"),
+        swap=(
+            "summary(runs)",
+            '{arm: row | {"median": row["lowest"]} for arm, row in summary(runs).items()}',
+        ),
     ),
     dict(
         name="tuning runs in the summary",
         task="record",
         cell="record-code",
-        swap=('run["stage"] == "test" and ', ""),
+        swap=("summary(runs)", 'summary([run | {"stage": "test"} for run in runs])'),
     ),
     dict(
         name="a verdict by wish",
@@ -229,6 +248,21 @@ MUTANTS = [
         task="record",
         cell="record-code",
         swap=('best_rate(runs, arm, plan["criterion"]["better"]) for arm', "0.1 for arm"),
+    ),
+    dict(
+        name="a tie with a treatment tuned at the edge",
+        task="record",
+        cell="seal-code",
+        source=TIED_PLAN,
+    ),
+    dict(
+        name="a ratio of a metric that can be negative",
+        task="record",
+        cell="run-once-code",
+        swap=(
+            "return steps_to(0.9, model, lr, seed, 300)",
+            "return steps_to(0.9, model, lr, seed, 300) - 60",
+        ),
     ),
     dict(name="no record", task="record", cell="record-code", source="record = {}"),
 ]

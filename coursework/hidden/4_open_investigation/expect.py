@@ -170,14 +170,18 @@ def untuned(record):
 
 
 def at_the_edge(record):
-    """Return None if the baseline's rate is inside its grid, or no rate of it works."""
-    rates, lr = sorted(record["plan"]["rates"]["baseline"]), record["rates"]["baseline"]
-    mine = [r for r in record["runs"] if r["arm"] == "baseline" and r["stage"] == "tuning"]
-    if mine and all(run["value"] is None for run in mine):
-        return None
-    if rates[0] < lr < rates[-1]:
-        return None
-    return f"{lr} is the first or last of {rates}: a better one may lie outside"
+    """Return None if the best rate is inside its grid, or no rate works.
+
+    For a lead the baseline's is looked at; for a tie both, since a badly tuned treatment may tie.
+    """
+    tie = record["plan"]["criterion"]["must"] == "stay within"
+    for arm in ARMS if tie else ["baseline"]:
+        rates, lr = sorted(record["plan"]["rates"][arm]), record["rates"][arm]
+        mine = [r for r in record["runs"] if r["arm"] == arm and r["stage"] == "tuning"]
+        failed = mine and all(run["value"] is None for run in mine)
+        if not (failed or rates[0] < lr < rates[-1]):
+            return f"{arm}: {lr} is the first or last of {rates}: a better one may lie outside"
+    return None
 
 
 def wrong_summary(record):
@@ -203,6 +207,9 @@ def wrong_summary(record):
 def does_not_follow(record):
     """Return None if the verdict is what the criterion says of the runs."""
     criterion = record["plan"]["criterion"]
+    values = [run["value"] for run in record["runs"] if run["value"] is not None]
+    if criterion["compare"] == "ratio" and min(values, default=1) <= 0:
+        return f"a ratio needs a metric that is always above 0, got {min(values)}"
     expected = verdict(gains(record["runs"], criterion), criterion)
     if record["verdict"] == expected:
         return None

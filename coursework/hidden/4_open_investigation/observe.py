@@ -269,7 +269,7 @@ def tuned(student):
 
 @asks("record")
 def baseline_inside(student):
-    """the best rate of the baseline lies inside its grid"""
+    """the best rate of the baseline lies inside its grid; for a tie also the treatment's"""
     return student["record"]
 
 

@@ -4,6 +4,8 @@ import functools
 import json
 import math
 
+import torch
+
 ARMS = ("treatment", "baseline")
 WORDS = {
     "better": ("lower", "higher"),
@@ -88,11 +90,16 @@ def gains(gains):
         "tuning runs do not judge",
         "adding runs of the stage 'tuning' changed the gains",
     )
-    failed = gains(_runs([None, 20.0], [30.0, None]), criterion)
+    failed = list(gains(_runs([None, 20.0, None], [30.0, None, None]), criterion))
     yield _line(
-        failed == [-math.inf, math.inf],
+        _same(failed, [-math.inf, math.inf, -math.inf]),
         "failed runs have a gain, too",
-        f"one failure of each arm must give -infinity, then infinity; got {failed}",
+        "a failure of the treatment, of the baseline, of both must give -infinity, infinity, "
+        f"-infinity; got {failed}",
+    )
+    zero = gains(_runs([0.0], [0.5]), criterion | {"compare": "difference"})
+    yield _line(
+        _same(zero, [0.5]), "a value of 0 is no failure", "only a run whose value is None failed"
     )
 
 
@@ -146,6 +153,21 @@ def verdict(verdict):
         "a tie has two sides",
         "a treatment that lags far behind does not stay within a margin",
     )
+    lead = {"must": "be at least", "over": "every seed", "compare": "ratio", "margin": 1.5}
+    exact = [([1.5], lead), ([2.0], tie | {"compare": "ratio", "margin": 2.0})]
+    exact += [([-1.5], tie | {"compare": "difference"})]
+    yield _line(
+        all(verdict(gain, criterion) == "holds" for gain, criterion in exact),
+        "who meets the margin exactly, meets it",
+        "read the signs >= and <= in the docstring once more",
+    )
+    four = [5.0, 0.9, 2.0, 1.2]
+    found = [verdict(four, lead | {"over": "median", "margin": margin}) for margin in (1.5, 1.7)]
+    yield _line(
+        found == ["holds", "not reproduced"],
+        "four gains have a median, too",
+        "the median of an even number of gains lies half-way between the two in the middle",
+    )
 
 
 @_shows
@@ -177,22 +199,31 @@ def best_rate(best_rate):
     )
     none = [_run("baseline", seed, None, "tuning", lr) for lr in (1.0, 0.3) for seed in (0, 1)]
     yield _line(
-        best_rate(none, "baseline", "lower") in (0.3, 1.0),
+        best_rate(none, "baseline", "lower") == 0.3,
         "answers even if all runs failed",
-        "expected a rate of the grid",
+        "the docstring says which rate that is",
+    )
+    equal = [_run("baseline", 0, 40.0, "tuning", lr) for lr in (1.0, 0.3, 3.0)]
+    yield _line(
+        all(best_rate(equal, "baseline", better) == 0.3 for better in WORDS["better"]),
+        "equals are told apart",
+        "the answer must not hang on the order of the list; see the docstring",
     )
 
 
 @_shows
 def carry_out(carry_out):
-    """Check ``carry_out(plan, run_once)`` with a run that fails in two ways."""
-    calls = []
+    """Check ``carry_out(plan, run_once)`` with a run that fails in three ways."""
+    calls, purpose = [], "run_once raised this on purpose, and carry_out must go on"
 
     def run_once(arm, lr, seed):
         calls.append((arm, lr, seed))
         if lr > 0.5:
-            raise FloatingPointError("the loss was nan")
-        return math.nan if seed == 12 and arm == "baseline" else 10.0 / lr + seed
+            kinds = {1: FloatingPointError(purpose), 2: RuntimeError(purpose)}
+            raise kinds.get(seed, ValueError("a rate that fails in tuning is not the best"))
+        if seed == 12 and arm == "baseline":
+            return math.nan
+        return torch.tensor(10.0 / lr + seed) if lr == 0.1 else 10.0 / lr + seed
 
     plan = {
         "rates": {"treatment": [0.1, 0.2, 0.4], "baseline": [0.2, 0.4, 0.8]},
@@ -217,6 +248,13 @@ def carry_out(carry_out):
         "a run has a value or says how it failed",
         "expected either a value and failed = None, or value = None and a sentence",
     )
+    odd = {type(run["value"]).__name__ for run in runs}
+    odd = sorted(odd - {"NoneType", "float", "int", "float64"})
+    yield _line(
+        not odd,
+        "values are numbers or None",
+        f"one call of run_once returns a tensor; the list must not, JSON knows none; got {odd}",
+    )
     yield _line(
         len(calls) == 18 and len(set(calls)) == 18,
         "each planned run is made once",
@@ -227,44 +265,87 @@ def carry_out(carry_out):
         "both stages are named",
         "expected the stages 'tuning' and 'test'",
     )
+    worked = [run for run in runs if isinstance(run["value"], int | float)]
+    tuned = {
+        arm: min((r["value"], r["lr"]) for r in worked if (r["stage"], r["arm"]) == ("tuning", arm))
+        for arm in ARMS
+    }
+    yield _line(
+        all(run["lr"] == tuned[run["arm"]][1] for run in runs if run["stage"] == "test"),
+        "the test uses the rates that tuning found",
+        "in this example one rate of each arm is best by far, and a test run has another",
+    )
+
+
+def _plain(plan):
+    """Tell whether a plan can be written as JSON."""
+    try:
+        json.dumps(plan)
+    except TypeError:
+        return False
+    return True
 
 
 @_shows
 def plan(plan):
     """Check that a plan is complete; whether it is wise is for people to say."""
+    yield _line(
+        _plain(plan), "plain lists and numbers", "write [1, 2, 3] for range(1, 4), 0.1 for a tensor"
+    )
+    if not _plain(plan):
+        return
     missing = [name for name in (*TEXTS, "criterion", "rates") if not plan.get(name)]
     missing += [name for name in ("tuning_seeds", "test_seeds") if not plan.get(name)]
     yield _line(not missing, "nothing is missing", f"expected entries for {', '.join(missing)}")
     if missing:
         return
-    criterion = plan["criterion"]
-    wrong = [key for key, words in WORDS.items() if criterion.get(key) not in words]
-    yield _line(not wrong, "the criterion uses the agreed words", f"see the table for {wrong}")
-    margin = criterion.get("margin")
-    number = isinstance(margin, int | float) and math.isfinite(margin)
-    above = 1 if criterion.get("compare") == "ratio" else 0
+    short = [name for name in TEXTS if len(str(plan[name]).split()) < 3]
+    same = plan["treatment"] == plan["baseline"]
     yield _line(
-        number and margin > above,
-        "the margin asks for something",
-        f"expected a number above {above}, for a {criterion.get('compare')}, got {margin!r}",
+        not short and not same,
+        "claim, arms and metric are described",
+        "the arms have the same text" if same else f"a sentence for {', '.join(short)}, please",
     )
+    yield from _criterion(plan["criterion"])
     test, tuning = plan["test_seeds"], plan["tuning_seeds"]
     yield _line(
         len(set(test)) == len(test) >= 3 and not set(test) & set(tuning),
         "seeds enough, and none both tunes and judges",
         "expected at least three different test seeds, none of them in tuning_seeds",
     )
-    counts = {arm: len(set(plan["rates"].get(arm, []))) for arm in ARMS}
+    yield from _rates(plan["rates"])
+
+
+def _criterion(criterion):
+    wrong = [key for key, words in WORDS.items() if criterion.get(key) not in words]
+    yield _line(not wrong, "the criterion uses the agreed words", f"see the table for {wrong}")
+    margin, ratio = criterion.get("margin"), criterion.get("compare") == "ratio"
+    number = isinstance(margin, int | float) and math.isfinite(margin)
     yield _line(
-        min(counts.values()) >= 3,
-        "both arms have a grid of rates",
-        f"expected at least three rates for each arm, got {counts}",
+        number and margin > (1.01 if ratio else 0),
+        "the margin is more than nothing (whether it is enough is for question 3)",
+        f"expected {'a ratio above 1.01' if ratio else 'a difference above 0'}, got {margin!r}",
     )
-    json.dumps(plan)
+
+
+def _rates(rates):
+    lists = isinstance(rates, dict) and all(isinstance(rates.get(arm), list) for arm in ARMS)
+    yield _line(lists, "a grid for each arm", "rates: a dict with one list per arm")
+    if not lists:
+        return
+    grids = [sorted(set(rates[arm])) for arm in ARMS]
+    counts = [len(grid) for grid in grids]
+    yield _line(min(counts) >= 3, "at least three rates for each arm", f"got {counts}")
+    widths = [grid[-1] / grid[0] for grid in grids if grid and grid[0] > 0]
+    yield _line(
+        len(widths) == 2 and max(widths) <= 10 * min(widths) and max(counts) <= 2 * min(counts),
+        "the grids give both arms a like chance",
+        "expected positive rates, and neither grid far wider or finer than the other",
+    )
 
 
 @_shows
-def record(record, seal, gains, verdict):
+def record(record, seal, gains, verdict, best_rate, summary):
     """Check that a record is complete and agrees with itself, by your own functions."""
     yield _line(
         set(record) == RECORD,
@@ -279,30 +360,57 @@ def record(record, seal, gains, verdict):
     yield _line(
         record["seal"] == seal(plan),
         "the seal fits the plan",
-        "the plan is not the one that was sealed; if you amended it, see section 4",
+        "the plan is not the one that was sealed; if you amended it, see section 4"
+        if record["seal"]
+        else "not sealed yet, see section 4",
     )
+    reasons = all(row.get("seal") and row.get("why") for row in record["amended"])
+    yield _line(reasons, "amendments have reasons", 'expected {"seal": …, "why": …} for each')
     planned = sum(len(plan["rates"][arm]) * len(plan["tuning_seeds"]) for arm in ARMS)
     planned += len(ARMS) * len(plan["test_seeds"])
     yield _line(
-        len(runs) == planned, "all planned runs are there", f"expected {planned}, got {len(runs)}"
+        len(runs) == planned,
+        "all planned runs are there",
+        f"expected {planned}, got {len(runs)}; the rest is not looked at until they are",
     )
+    if len(runs) == planned:
+        yield from _follows(record, gains, verdict, best_rate, summary)
+
+
+def _follows(record, gains, verdict, best_rate, summary):
+    criterion, runs = record["plan"]["criterion"], record["runs"]
     for arm in ARMS:
-        row = record["summary"][arm]
-        there = len(plan["test_seeds"]) - row["failed"]
-        ordered = not there or row["lowest"] <= row["median"] <= row["highest"]
         yield _line(
-            ordered and there >= 0,
-            f"the summary of the {arm} makes sense",
-            "expected lowest <= median <= highest, over the test runs only",
+            record["rates"][arm] == best_rate(runs, arm, criterion["better"]),
+            f"the rate of the {arm} is the one that tuning found",
+            "expected what your best_rate says",
         )
-    rates = sorted(plan["rates"]["baseline"])
     yield _line(
-        rates[0] < record["rates"]["baseline"] < rates[-1],
-        "the best rate of the baseline lies inside its grid",
-        "a better one may lie outside: amend the plan with a wider grid, and say so",
+        record["summary"] == summary(runs), "the summary fits the runs", "expected summary(runs)"
     )
+    for arm in ARMS if criterion["must"] == "stay within" else ["baseline"]:
+        yield _edge(record, arm)
+    low = [r["value"] for r in runs if r["value"] is not None and r["value"] <= 0]
+    ratio = criterion["compare"] == "ratio"
     yield _line(
-        record["verdict"] == verdict(gains(runs, plan["criterion"]), plan["criterion"]),
+        not (ratio and low),
+        "the values can be compared so",
+        f"a ratio needs a metric that is always above 0, got {low[:1]}: amend, with a difference",
+    )
+    if ratio and low:
+        return
+    yield _line(
+        record["verdict"] == verdict(gains(runs, criterion), criterion),
         "the verdict follows from the runs by your criterion",
         "expected what your own functions say",
+    )
+
+
+def _edge(record, arm):
+    rates, best = sorted(record["plan"]["rates"][arm]), record["rates"][arm]
+    tuning = [r for r in record["runs"] if (r["stage"], r["arm"]) == ("tuning", arm)]
+    return _line(
+        rates[0] < best < rates[-1] or all(run["failed"] for run in tuning),
+        f"the best rate of the {arm} lies inside its grid",
+        "a better one may lie outside: amend the plan with a wider grid and fresh test seeds",
     )
