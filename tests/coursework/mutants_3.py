@@ -317,6 +317,33 @@ MUTANTS = [
         ("printed: no square", "(g * z_hat).sum() ** 2 / m**0.5", "(g * z_hat).sum() / m**0.5"),
     ),
     *_mutants(
+        "theorem-needed",
+        "needed-code",
+        (
+            "printed line mended in silence",
+            "ones / m + hats / m**0.5) / squares",
+            "ones / m + hats / m) / squares",
+        ),
+        ("front: of what is there", "a = left / (squares", "a = bracket / (squares"),
+        ("gamma forgotten", "(gamma / sigma) ** 2", "(1 / sigma) ** 2"),
+        ("gamma not squared", "(gamma / sigma) ** 2", "gamma / sigma**2"),
+        ("unbiased variance in front", "(gamma / sigma) ** 2", "gamma**2 / z.var()"),
+        ("unbiased deviation in z_hat", "z.std(correction=0)", "z.std()"),
+        (
+            "sign of the second",
+            "c = (squares - hats / m**0.5 - bracket)",
+            "c = -(squares - hats / m**0.5 - bracket)",
+        ),
+        ("the third includes m", "- bracket) / hats", "- bracket) / (hats / m)"),
+        ("left not divided by the front", "bracket = left / front", "bracket = left"),
+        ("another order", "torch.stack([a, b, c, d])", "torch.stack([a, b, d, c])"),
+        (
+            "what is known from the errata",
+            "d = (squares - ones / m - bracket) / hats",
+            "d = torch.tensor(1 / m, dtype=torch.float64)",
+        ),
+    ),
+    *_mutants(
         "theorem-mended",
         "mended-code",
         ("as printed", "(g * z_hat).sum() ** 2 / m\n", "(g * z_hat).sum() ** 2 / m**0.5\n"),
@@ -348,7 +375,7 @@ MUTANTS = [
         ),
         ("float32", "    m, sigma = ", "    g, z = g.float(), z.float()\n    m, sigma = "),
     ),
-    dict(name="another letter", task="theorem-mended", cell="factor-code", swap=('"E"', '"C"')),
+    dict(name="another letter", task="theorem-mended", cell="factor-code", swap=('"D"', '"C"')),
 ]
 
 EQUIVALENTS = [
@@ -513,6 +540,26 @@ def printed_right_side(g, z, gamma):
     one = torch.einsum("i->", g)
     along = torch.einsum("i,i->", g, z_hat)
     return gamma**2 / var * (g @ g - one * g.mean() - along**2 / m**0.5)
+""",
+    ),
+    dict(
+        name="needed factors: two points of a straight line",
+        cell="needed-code",
+        source="""def needed_factors(left, g, z, gamma):
+    m = len(z)
+    unit = (z - z.mean()) / (z - z.mean()).norm()
+    sums = torch.stack([g @ g, -(m * g.mean()) ** 2, -m * (g @ unit) ** 2])
+
+    def right(front, inside):
+        return front * (torch.as_tensor(inside, dtype=torch.float64) * sums).sum()
+
+    printed = [gamma**2 / z.var(correction=0), [1.0, 1 / m, m**-0.5]]
+    found = [left / right(1.0, printed[1])]
+    for i in range(3):
+        zero, one = ([*printed[1][:i], by, *printed[1][i + 1 :]] for by in (0.0, 1.0))
+        low, high = right(printed[0], zero), right(printed[0], one)
+        found.append((left - low) / (high - low))
+    return torch.tensor([float(part) for part in found], dtype=torch.float64)
 """,
     ),
     dict(

@@ -183,7 +183,18 @@ def printed(g, z, gamma):
     return gamma**2 / z.var() * bracket
 
 
-LETTER = "E"  # of the factor that is misprinted there
+LETTER = "D"  # of the factor that is misprinted there
+
+
+def needed(m, left, spread=1.0):
+    """What each factor alone has to be. For a variation, change the last of the three here, too."""
+    g, z = np.array(o.G[m]), spread * np.array(o.Z[m])
+    z_hat = (z - z.mean()) / z.std()
+    front = o.GAMMAS[m] ** 2 / z.var()
+    sizes = np.array([g @ g, -(g.sum() ** 2), -((g @ z_hat) ** 2)])
+    terms = sizes * [1, 1 / m, 1 / np.sqrt(m)]
+    others = terms.sum() - terms
+    return np.array([left / terms.sum(), *((left / front - others) / sizes)])
 
 
 def stored(side, *sizes):
@@ -364,17 +375,31 @@ CHECKS = {
             hint="Go through the printed line factor by factor.",
         ),
     },
-    "theorem-mended": {
-        "mended_few": Check(
-            2, lambda: stored(left, 3, 4), **CLOSE, hint="Compare with the left side, m = 3 and 4."
-        ),
-        "mended_many": Check(
-            3,
-            lambda: stored(left, 7, 12),
+    "theorem-needed": {
+        "needed_front": Check(
+            2,
+            lambda: [needed(m, left)[0] for m, left in o.LEFTS.items()],
             **CLOSE,
-            hint="Did you try several numbers of examples?",
+            hint="By what is the left side divided, if the front is to make up for all of it?",
         ),
-        "mended_spread": Check(3, spreads, **CLOSE, hint="Did you try several spreads of z?"),
-        "letter": Check(2, LETTER, hint="Which part of g makes the two sides differ?"),
+        "needed_inside": Check(
+            3,
+            lambda: [needed(m, left)[1:] for m, left in o.LEFTS.items()],
+            **CLOSE,
+            hint="Are the three other factors as printed? Which terms are subtracted?",
+        ),
+        "needed_wide": Check(
+            1,
+            lambda: [needed(12, 2.0 / spread**2, spread) for spread in (0.01, 40.0)],
+            **CLOSE,
+            hint="Where do γ and σ come in?",
+        ),
+    },
+    "theorem-mended": {
+        "mended_sizes": Check(
+            2, lambda: stored(left), **CLOSE, hint="Did you try several numbers of examples?"
+        ),
+        "mended_spread": Check(1, spreads, **CLOSE, hint="Did you try several spreads of z?"),
+        "letter": Check(1, LETTER, hint="Whose needed value stays when g changes?"),
     },
 }

@@ -381,6 +381,7 @@ G = {
     7: [0.8, -0.5, 1.9, 0.2, -1.1, 0.6, 0.4],
     12: [0.7, 1.1, -0.2, 1.6, 0.4, -0.9, -0.3, 0.8, -1.2, 0.5, 1.4, 0.1],
 }
+LEFTS = {3: 0.7, 4: -2.5, 7: 5.0, 12: 0.0}
 GAMMAS = {3: 1.3, 4: 1.0, 7: -0.8, 12: 2.5}
 
 
@@ -420,16 +421,34 @@ def right_printed(student):
     return [student["printed_right_side"](vector(G[m]), vector(Z[m]), GAMMAS[m]) for m in Z]
 
 
-@asks("theorem-mended")
-def mended_few(student):
-    """the mended right side, 3 and 4 examples"""
-    return [student["theorem_41"](vector(G[m]), vector(Z[m]), GAMMAS[m]) for m in (3, 4)]
+def needed(student, m, left, spread=1.0):
+    """The four factors for a left side that is made up."""
+    gamma = GAMMAS[m]
+    return student["needed_factors"](vector(left), vector(G[m]), spread * vector(Z[m]), gamma)
+
+
+@asks("theorem-needed")
+def needed_front(student):
+    """the factor in front, for left sides that are made up"""
+    return [needed(student, m, left)[0] for m, left in LEFTS.items()]
+
+
+@asks("theorem-needed")
+def needed_inside(student):
+    """the factors in the bracket, for left sides that are made up"""
+    return [needed(student, m, left)[1:] for m, left in LEFTS.items()]
+
+
+@asks("theorem-needed")
+def needed_wide(student):
+    """all four, for values with a small and a large spread"""
+    return [needed(student, 12, 2.0 / spread**2, spread) for spread in (0.01, 40.0)]
 
 
 @asks("theorem-mended")
-def mended_many(student):
-    """the mended right side, 7 and 12 examples"""
-    return [student["theorem_41"](vector(G[m]), vector(Z[m]), GAMMAS[m]) for m in (7, 12)]
+def mended_sizes(student):
+    """the mended right side, 3, 4, 7 and 12 examples"""
+    return [student["theorem_41"](vector(G[m]), vector(Z[m]), GAMMAS[m]) for m in Z]
 
 
 @asks("theorem-mended")

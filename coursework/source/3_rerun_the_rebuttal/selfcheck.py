@@ -43,6 +43,24 @@ def _draws(shape, seed=1):
     return (*u, _numbers(*shape, seed=seed + 1))
 
 
+class _Source:
+    """Counts, so that every number is new; ``sign`` tells two sources apart."""
+
+    def __init__(self, sign):
+        self.sign, self.count = sign, 0
+
+    def __call__(self, *size, **_):
+        shape = torch.Size(size[0] if hasattr(size[0], "__len__") else size)
+        start, self.count = self.count, self.count + shape.numel()
+        numbers = torch.arange(start + 1, self.count + 1, dtype=torch.float64)
+        return self.sign * numbers.reshape(shape) / 1024
+
+    def gave(self, numbers):
+        counted = 1024 * self.sign * numbers
+        whole = (counted == counted.round()) & (counted >= 1) & (counted <= self.count)
+        return bool(whole.all())
+
+
 QUIET = {"n_mu": 0.0, "n_sigma": 1.0, "r_mu": 0.0, "r_sigma": 0.0}
 
 
@@ -54,16 +72,17 @@ def draw(function):
         yield len(parts) == 4, f"four parts for {shape}", f"expected 4 tensors, got {len(parts)}"
         wanted, got = [(3,), (3,), shape, shape], [tuple(part.shape) for part in parts]
         yield got == wanted, "their shapes", f"expected {wanted}, got {got}"
+        rand, randn = _Source(1), _Source(-1)
+        given = [torch.as_tensor(part).flatten() for part in function(shape, rand, randn)]
+        for part, name in zip(given, ("u_mu", "u_sigma", "u_m", "e_s"), strict=True):
+            source = randn if name == "e_s" else rand
+            right, where = source.gave(part), "randn" if name == "e_s" else "rand"
+            yield right, f"{name}: numbers of {where}, as they are", "which source, and what then?"
+        many, count = len(torch.cat(given).unique()), sum(part.numel() for part in given)
+        yield many == count, "no number twice", f"{count} are wanted, {many} of them differ"
     again = function(shape)
     fresh = all(not torch.equal(a, b) for a, b in zip(parts, again, strict=True))
     yield fresh, "a second call draws anew", "expected other numbers, got some of the first call"
-
-    def half(*size, **_):
-        return torch.full(torch.Size(size[0]) if hasattr(size[0], "__len__") else size, 0.5)
-
-    given = function((5, 3), half, half)
-    right = all(_near(part, 0.5) for part in given)
-    yield right, "all numbers come from rand and randn", "expected the numbers of the two sources"
 
 
 def _reaches(function, a, draws):
@@ -92,7 +111,7 @@ def disturb(function):
         out = function(a, *draws, **QUIET)
         text = f"expected {tuple(a.shape)}, got {tuple(out.shape)}"
         yield out.shape == a.shape, f"the shape stays, {shape}", text
-        yield _near(out, a), "constants of no noise change nothing", "which constant is not used?"
+        yield _near(out, a), "constants of no noise change nothing", "σ is 1 if n_sigma is 1"
         shift = function(a, *draws, **QUIET | {"n_mu": 2.0}) - a
         same = float(shift.amax(axes).sub(shift.amin(axes)).abs().max())
         yield same < 1e-8, "μ moves a whole unit", f"expected one shift, they differ by {same:.2g}"
@@ -105,6 +124,17 @@ def disturb(function):
         yield _near(2 * once, twice), "twice r_sigma: twice the jitter", "deviation or variance?"
         many = len((once / a).round(decimals=8).unique())
         yield many == a.numel(), "every value has its own s", f"got {many} different scales"
+        u_mu, u_sigma, u_m, e_s = draws
+        back = function(a, u_mu, u_sigma, u_m, -e_s, **QUIET | {"r_sigma": 0.1}) - a
+        yield _near(back, -once), "-e_s mirrors the jitter", "the scale may be on both sides of σ"
+        units, values = {"n_mu": 2.0, "n_sigma": 3.0}, {"r_mu": 0.1, "r_sigma": 0.1}
+        noisy, quiet = (function(a, *draws, **QUIET | part) - a for part in (units, QUIET))
+        both, alone = (function(a, *draws, **p | values) - a for p in (units, QUIET))
+        yield (
+            _near(both - noisy, alone - quiet),
+            "the width of the jitter does not depend on μ and σ",
+            "with both n_sigma = 3 and r_sigma = 0.1 the deviation of s is 0.1",
+        )
         zero = function(0 * a, *draws, **QUIET | {"n_mu": 2.0, "n_sigma": 3.0})
         yield (
             _near(zero, shift),
@@ -122,6 +152,14 @@ def noisy_batch_norm(function):
     z, gamma, beta = 3 * _numbers(8, 3) + 5, _numbers(3, seed=3), _numbers(3, seed=4)
     draws, eps = _draws((8, 3)), 0.1
     out, var = function(z, gamma, beta, draws, eps, **QUIET), z.var(0, correction=0)
+    still = _near(out, function(z, gamma, beta, _draws((8, 3), seed=6), eps, **QUIET))
+    yield (
+        still,
+        "constants of no noise: the draws do not matter",
+        "do the constants reach `disturb`, and does it pass its own check? (I stop here.)",
+    )
+    if not still:
+        return
     yield _near(out.mean(0), beta), "without noise: mean β", "look at what is subtracted and added"
     wanted = gamma**2 * var / (var + eps)
     yield (
@@ -146,33 +184,34 @@ def noisy_batch_norm(function):
     yield same, "images: as a table with a row for each pixel", "which axes belong to the batch?"
     weights, step = _numbers(8, 3, seed=5), 1e-5
 
-    def total(values):
-        return (function(values, gamma, beta, draws, eps) * weights).sum()
+    def total(*inputs):
+        return (function(*inputs, draws, eps) * weights).sum()
 
-    probe = z.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(total(probe), probe)
-    bump = torch.zeros_like(z)
-    bump[2, 1] = step
-    slope = (total(z + bump) - total(z - bump)) / (2 * step)
-    yield (
-        _near(gradient[2, 1], slope, 1e-5),
-        "the gradient agrees with finite differences",
-        f"expected {float(slope):.5f}, got {float(gradient[2, 1]):.5f}",
-    )
+    inputs = [part.clone().requires_grad_() for part in (z, gamma, beta)]
+    found = torch.autograd.grad(total(*inputs), inputs, allow_unused=True)
+    for i, (name, gradient) in enumerate(zip(("z", "γ", "β"), found, strict=True)):
+        bump = torch.zeros_like(inputs[i])
+        bump[(2, 1)[: bump.dim()]] = step
+        ends = [total(*(p + s * bump if p is inputs[i] else p for p in inputs)) for s in (1, -1)]
+        slope = float((ends[0] - ends[1]).detach() / (2 * step))
+        got = None if gradient is None else float(gradient[bump > 0])
+        right = got is not None and abs(got - slope) < 1e-5
+        text = f"expected {slope:.5f}, got {got}"
+        yield right, f"the gradient of {name} agrees with finite differences", text
 
 
 class _Valley(nn.Module):
-    """A quadratic or quartic loss, and a buffer that counts how often it was asked."""
+    """A quadratic or quartic loss of two parameters, and a buffer that counts how often it was asked."""
 
     def __init__(self, power=2):
         super().__init__()
         self.power = power
-        self.w = nn.Parameter(_numbers(5, seed=7).float() / 3)
+        self.w, self.v = (nn.Parameter(p.float() / 3) for p in _numbers(5, seed=7).split([2, 3]))
         self.register_buffer("asked", torch.zeros(()))
 
     def forward(self, x):
         self.asked += 1
-        return 0.5 * (x * self.w**self.power).sum()
+        return 0.5 * (x * torch.cat([self.w, self.v]) ** self.power).sum()
 
 
 def _itself(value, _):
@@ -183,8 +222,9 @@ def _itself(value, _):
 def line_probe(function):
     """On a quadratic loss the effective smoothness is the same for every step size."""
     net, curvature = _Valley(), torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
-    net.w.grad = torch.ones(5)
-    before, weight = net.w.detach().clone(), net.w
+    net.w.grad = torch.ones(2)
+    weights = [net.w, net.v]
+    before = torch.cat(weights).detach()
 
     def probe(sizes):
         return function(net, curvature, None, sizes, _itself)
@@ -192,7 +232,9 @@ def line_probe(function):
     line = probe((0.3, 0.01, 0.1))
     got = sorted(line)
     yield got == ["changes", "losses", "smoothness"], "the three entries", f"got {got}"
-    losses, changes = torch.as_tensor(line["losses"]), torch.as_tensor(line["changes"])
+    plain = all(torch.is_tensor(part) and not part.requires_grad for part in line.values())
+    yield plain, "tensors without a graph", f"got {[type(part).__name__ for part in line.values()]}"
+    losses, changes = (torch.as_tensor(line[name]).detach() for name in ("losses", "changes"))
     yield losses.shape == changes.shape == (3,), "one number per step size", f"got {losses.shape}"
     ratios = changes / torch.tensor([0.3, 0.01, 0.1])
     yield (
@@ -206,17 +248,31 @@ def line_probe(function):
     same = abs(one - other) < 1e-3 * abs(other)
     yield same, "smoothness is one curvature", f"step 0.01 gives {one:.3g}, 0.3 gives {other:.3g}"
     yield 1 <= other <= 5, "it lies between the curvatures", f"expected 1 to 5, got {other:.3g}"
+    moved = torch.linalg.vector_norm(curvature**2 * before)
+    yield (
+        _near(ratios, moved, 1e-3),
+        "the change has one length, over both parameters together",
+        f"expected {float(moved):.4g} times the step, got {float(ratios[0]):.4g}",
+    )
+    start_slope = torch.linalg.vector_norm(curvature * before)
+    yield (
+        abs(other - float(moved / start_slope)) < 1e-3 * other,
+        "and so has the distance",
+        f"expected a smoothness of {float(moved / start_slope):.4g}, got {other:.4g}",
+    )
     steps, steep = (0.05, 0.9, 0.3), _Valley(power=4)
     each = [float(function(steep, curvature, None, (s,), _itself)["smoothness"]) for s in steps]
     largest = float(function(steep, curvature, None, steps, _itself)["smoothness"])
     right = abs(largest - max(each)) < 1e-4 * max(each)
     yield right, "of several steps, the largest", f"one by one the largest is {max(each):.3g}"
     probe((0.1, 30.0))
-    kept = net.w is weight and torch.equal(net.w.detach(), before)
+    same = all(a is b for a, b in zip(net.parameters(), weights, strict=True))
+    kept = same and torch.equal(torch.cat([net.w, net.v]).detach(), before)
     yield kept, "weights bit-equal", "expected the same parameter with the same bits"
     asked = float(net.asked)
     yield asked == 0, "buffers as they were", f"a buffer was 0 and is {asked:g} now"
-    grad = net.w.grad is not None and torch.equal(net.w.grad, torch.ones(5))
+    grad = net.w.grad is not None and torch.equal(net.w.grad, torch.ones(2))
+    grad = grad and net.v.grad is None
     yield grad, ".grad as it was", "something was added to it, or it was cleared"
     modes = [(net.train(mode), probe((0.1,)), net.training == mode)[2] for mode in (True, False)]
     yield all(modes), "the mode as it was", "expected the mode in which the network came"
@@ -233,6 +289,7 @@ def verdict(function):
     factors, word = function(slow, fast)
     words = ("supported", "contradicted", "undecided")
     yield word in words, "one of the three words", f"expected one of {words}, got {word!r}"
+    yield torch.is_tensor(factors), "factors: a tensor", f"got a {type(factors).__name__}"
     yield len(factors) == 2, "one factor per seed", f"expected 2, got {len(factors)}"
     yield bool((torch.as_tensor(factors) > 1).all()), "a lead is above 1", f"got {factors}"
     turned, opposite = function(fast, slow)
@@ -250,6 +307,17 @@ def verdict(function):
     factors, word = function(never, torch.tensor([[20.0, inf]]))
     yield float(factors[1]) == 1, "1 where neither reaches the goal", f"got {float(factors[1])}"
     yield word == "undecided", "one seed alone decides nothing", f"got {word!r} for {factors}"
+    for lead, asked, wanted in (
+        ([3.0, 3.0, 1.1], 1.25, "undecided"),
+        ([1.25, 1.25, 1.5], 1.25, "supported"),
+        ([1.0, 1.0, 1.0], 1.25, "undecided"),
+        ([0.9, 0.9, 0.9], 1.25, "undecided"),
+        ([2.0, 2.5, 2.0], 3.0, "undecided"),
+        ([0.4, 0.5, 0.4], 3.0, "undecided"),
+    ):
+        word = function(40 * torch.tensor([lead]), torch.full((1, 3), 40.0), factor=asked)[1]
+        name = f"factors {lead}, {asked:g} is asked for: {wanted}"
+        yield word == wanted, name, f"got {word!r}"
 
 
 def _soft(z_tilde):
@@ -271,25 +339,48 @@ def left_side(function):
     text = f"expected {wanted:.6f}, got {float(got):.6f}"
     yield abs(float(got) - wanted) < 1e-5, "agrees with finite differences", text
     yield not got.requires_grad, "no graph", "expected a tensor that needs no gradient"
+    yield not z.requires_grad, "z stays as it was", "it needs a gradient now: work on a copy of it"
 
 
 @_shows
 def printed_right_side(function):
-    """How the right side grows, and two cases in which it is easy to see."""
+    """How the right side grows, and one number that was worked by hand."""
     z, g = _numbers(6, seed=9), _numbers(6, seed=10)
     value = float(function(g, z, 1.5))
     yield _near(float(function(2 * g, z, 1.5)), 4 * value), "twice g: four times", "see the squares"
     yield _near(float(function(g, z, -3.0)), 4 * value), "twice γ: four times", "its sign or square"
     yield _near(float(function(g, 2 * z, 1.5)), value / 4), "twice z: a quarter", "σ, or ẑ?"
     yield _near(float(function(g, z + 7, 1.5)), value), "z + 7: the same", "σ, or ẑ?"
-    ones = float(function(torch.ones(6).double(), z, 1.5))
-    yield abs(ones) < 1e-9, "g = 1 gives 0", f"as printed, two terms cancel here; got {ones:.3g}"
+    by_hand = float(function(*HAND, 1.0))
+    text = f"as printed it is 12/49 = {12 / 49:.6f} (σ² is 3.5), got {by_hand:.6f}"
+    yield abs(by_hand - 12 / 49) < 1e-9, "z = 1, 2, 3, 6 and g = 3, 0, 1, 0, by hand", text
+
+
+HAND = torch.tensor([[3.0, 0.0, 1.0, 0.0], [1.0, 2.0, 3.0, 6.0]]).double()  # g and z
+
+
+@_shows
+def needed_factors(function):
+    """What is needed for left sides that are made up."""
+    z, g = _numbers(6, seed=9), _numbers(6, seed=10)
+    same = function(12 / 49, *HAND, 1.0)
+    yield same.shape == (4,), "four numbers", f"expected the shape (4,), got {tuple(same.shape)}"
+    wanted = torch.tensor([2 / 7, 1, 1 / 4, 1 / 2], dtype=torch.float64)
+    text = "z and g of the last check: if the left side is the printed one, nothing has to change"
+    yield _near(same, wanted), "equal sides: the factors as printed", text
+    front, *inside = function(2.0, *HAND, 1.0).tolist()
+    yield abs(front - 7 / 3) < 1e-9, "A by hand", f"for a left side of 2: 7/3, got {front:.6f}"
+    total = sum(inside)
+    text = f"for a left side of 2: {6971 / 5040:.6f}, got {total:.6f}. Are the others as printed?"
+    yield abs(total - 6971 / 5040) < 1e-9, "the sum of B, C and D by hand", text
+    one, other = function(1.7, g, z, 1.5), function(4 * 1.7, g, z, -3.0)
+    yield _near(one[1:], other[1:]), "twice γ, four times left: B, C, D stay", "where is γ?"
 
 
 @_shows
 def theorem_41(function):
-    """Whether the mended bound is true and sharp on losses whose left side is known."""
-    broken, loose = 0, 0
+    """Whether the mended bound is true on losses whose left side is known."""
+    broken = 0
     for seed in range(40):
         m = (3, 5, 16, 50)[seed % 4]
         z, g, gamma = _numbers(m, seed=seed), _numbers(m, seed=seed + 100), 0.3 + 0.1 * seed
@@ -298,10 +389,8 @@ def theorem_41(function):
         (gradient,) = torch.autograd.grad((g * gamma * z_hat).sum(), values)
         left, right = float(gradient.square().sum()), float(function(g, z, gamma))
         broken += right < left - 1e-9 * abs(left)
-        loose += right > left + 1e-9 * abs(left)
-    yield not broken, "true on 40 batches", f"the left side is larger in {broken} of 40"
-    help = f"in {loose} of 40 batches the right side could be lower"
-    yield not loose, "as sharp as can be on 40 batches", help
+    help = f"the left side is larger in {broken} of 40"
+    yield not broken, "true on 40 batches (how sharp it is, this check does not say)", help
 
 
 @_shows
@@ -310,5 +399,5 @@ def wrong_factor(names):
     if "wrong_factor" not in names:
         raise NotImplementedError
     letter = names["wrong_factor"]
-    right = letter in tuple("ABCDEF")
-    yield right, "a letter of the table", f"expected one of A to F, got {letter!r}"
+    right = letter in tuple("ABCD")
+    yield right, "a letter of the table", f"expected one of A to D, got {letter!r}"
