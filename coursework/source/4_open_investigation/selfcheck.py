@@ -364,7 +364,9 @@ def record(record, seal, gains, verdict, best_rate, summary):
         if record["seal"]
         else "not sealed yet, see section 4",
     )
-    reasons = all(row.get("seal") and row.get("why") for row in record["amended"])
+    reasons = all(
+        isinstance(row, dict) and row.get("seal") and row.get("why") for row in record["amended"]
+    )
     yield _line(reasons, "amendments have reasons", 'expected {"seal": …, "why": …} for each')
     planned = sum(len(plan["rates"][arm]) * len(plan["tuning_seeds"]) for arm in ARMS)
     planned += len(ARMS) * len(plan["test_seeds"])
