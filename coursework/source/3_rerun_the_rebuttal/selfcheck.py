@@ -364,7 +364,11 @@ def needed_factors(function):
     """What is needed for left sides that are made up."""
     z, g = _numbers(6, seed=9), _numbers(6, seed=10)
     same = function(12 / 49, *HAND, 1.0)
-    yield same.shape == (4,), "four numbers", f"expected the shape (4,), got {tuple(same.shape)}"
+    got = (tuple(same.shape), same.dtype) if torch.is_tensor(same) else type(same).__name__
+    right = got == ((4,), torch.float64)
+    yield right, "four numbers", f"expected a tensor (4,) of float64, got {got}"
+    if not right:
+        return
     wanted = torch.tensor([2 / 7, 1, 1 / 4, 1 / 2], dtype=torch.float64)
     text = "z and g of the last check: if the left side is the printed one, nothing has to change"
     yield _near(same, wanted), "equal sides: the factors as printed", text
