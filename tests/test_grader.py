@@ -1,8 +1,11 @@
 """The parts of the grader: asking, judging, reading notebooks and folders, reporting."""
 
 import ast
+import csv
 import io
 import json
+import os
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from grader import ask, collect, grade, inside, judge, notebook, report, sandbox
+from grader import ask, collect, grade, inside, judge, marks, notebook, report, sandbox
 from grader.judge import Check
 from normlab import layers
 
@@ -33,7 +36,11 @@ def there_and_back(value):
     [
         (torch.ones(2, 3), np.ones((2, 3)), None),
         (torch.ones(2, 3), np.ones((3, 2)), "expected the shape"),
-        (torch.ones(2, 3), np.full((2, 3), 1.1), "6 of 6 numbers are off, by up to 0.1"),
+        (
+            torch.ones(2, 3),
+            np.full((2, 3), 1.1),
+            "6 of 6 numbers are off, by up to 0.1 (allowed: 1.2e-05)",
+        ),
         (torch.tensor([1.0, torch.nan]), [1.0, 2.0], "expected 2 values"),
         (torch.tensor([1.0, torch.nan]), np.array([1.0, 2.0]), "1 of 2 numbers are off"),
         (torch.tensor([1.0, torch.inf]), np.array([1.0, torch.inf]), None),
@@ -241,7 +248,7 @@ def test_an_assignment_is_whole(name):
         assert set(asked[task]) == set(checks[task])
         assert sum(check.points for check in checks[task].values()) == graded[task]
         assert all(function.__doc__ for function in asked[task].values())
-    rubric = report.rubric(name)
+    rubric = marks.rubric(name)
     assert set(rubric) == {cell.name for cell in cells if cell.kind == "answer"}
     for question, criteria in rubric.items():
         assert sum(criterion["points"] for criterion in criteria) == graded[question]
@@ -382,7 +389,11 @@ def lay(folder: Path, *names: str) -> Path:
         ("ada.ipynb", "ada"),
         ("ada/any name (1).ipynb", "ada"),
         ("Ada L_123_assignsubmission_file_/build_batch_norm.ipynb", "Ada L_123"),
+        (f"submissions/DL/ada/{NAME}/build_batch_norm.ipynb", "submissions"),
+        ("Ada L_123_assignsubmission_file_build_batch_norm.ipynb", "Ada L_123"),
+        ("week 1/Ada L_123_assignsubmission_file_/build_batch_norm.ipynb", "Ada L_123"),
         ("ada_4711_99_build_batch_norm.ipynb", "ada_4711"),
+        ("ada/BUILD.IPYNB", "ada"),
         ("ada_LATE_4711_99_build_batch_norm-1.ipynb", "ada_4711"),
         ("build-batch-norm-ada/coursework/build_batch_norm.ipynb", "build-batch-norm-ada"),
     ],
@@ -401,6 +412,27 @@ def test_every_file_of_a_student_is_graded_and_other_files_come_along(tmp_path):
     assert found["ada/a.ipynb"].beside == {"mine.py": b"x = 1"}
     assert found["bob.ipynb"].beside == {}
     assert "expected a notebook" in found["notes.txt"].problem
+
+
+def test_a_folder_around_all_students_is_stepped_into(tmp_path):
+    lay(tmp_path, "course/ada/a.ipynb", "course/bob/b.ipynb")
+    assert [s.student for s in collect.submissions(tmp_path)] == ["ada", "bob"]
+
+
+def test_who_handed_in_nothing_is_listed_and_what_is_no_work_is_not(tmp_path):
+    lay(tmp_path, "ada.ipynb")
+    (tmp_path / "bob").mkdir()
+    for name in ("Thumbs.db", "Grades.csv", ".DS_Store"):
+        (tmp_path / name).write_text("x")
+    ada, bob = collect.submissions(tmp_path)
+    assert (bob.student, bob.problem) == ("bob", "the folder is empty")
+
+
+def test_two_notebooks_of_a_student_are_remarked(tmp_path):
+    out = run(lay(tmp_path / "class", "ada/a.ipynb", "ada/b.ipynb"))
+    lines = rows(out / "grades.csv")
+    assert [line["remarks"] for line in lines] == ["one of 2 notebooks of this student"] * 2
+    assert {row["file"] for row in rows(out / "marks.csv")} == {"ada/a.ipynb", "ada/b.ipynb"}
 
 
 def test_zip_files_are_opened(tmp_path):
@@ -441,6 +473,8 @@ def test_a_link_is_not_followed(tmp_path):
         (lambda folder: folder / "none", None, "which does not exist"),
         (lambda folder: folder, None, "expected notebooks"),
         (lambda folder: lay(folder, "a.ipynb"), "5_none", "expected one of the assignments"),
+        (lambda folder: lay(folder, "a.ipynb") / "a.ipynb", None, "got the file"),
+        (lambda folder: collect.SOURCE.parents[1], None, "which holds this course"),
     ],
 )
 def test_a_bad_folder_is_named(tmp_path, prepare, assignment, says):
@@ -471,57 +505,193 @@ def run(folder: Path, *more: str) -> Path:
 
 
 def rows(path: Path) -> list[dict]:
-    return report._table(path)
+    """Read a table that the grader wrote."""
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
+
+
+def typed(out: Path, points: dict[str, str] | None = None, **columns) -> list[dict]:
+    """Type full marks, or these, as a teacher does; return the lines."""
+    lines = rows(out / "marks.csv")
+    for line in lines:
+        if line["student"] == "ada":
+            line["points"] = (points or {}).get(line["question"], line["max"])
+            line.update(columns)
+    save(out, lines)
+    return lines
+
+
+def save(out: Path, lines: list[dict], encoding: str = "utf-8", delimiter: str = ",") -> None:
+    """Save ``marks.csv`` as some spreadsheet does; what it cannot save becomes a question mark."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, lines[0], delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(lines)
+    (out / "marks.csv").write_text(stream.getvalue(), encoding, errors="replace")
+
+
+def ada(out: Path) -> dict:
+    """Return Ada's line of the grades."""
+    return next(row for row in rows(out / "grades.csv") if row["student"] == "ada")
 
 
 def test_grades_hold_a_line_for_everybody(taught):
-    eve, bob, ada = sorted(rows(run(taught) / "grades.csv"), key=lambda row: float(row["code"]))
-    most = classroom.most(NAME)
-    assert float(ada["code"]) == float(ada["code of"]) == sum(most.values())
-    assert all(float(ada[f"{task} of {points:g}"]) == points for task, points in most.items())
-    assert ada["total"] == "" and int(ada["still to mark"]) > 0 and ada["remarks"] == ""
-    assert {eve["student"], bob["student"]} == {"eve", "'=bob"}  # no formula for a spreadsheet
-    assert "no valid JSON" in (eve["remarks"] + bob["remarks"])
-
-
-def test_typed_marks_are_added_without_running_anything(taught, monkeypatch):
     out = run(taught)
-    typed = rows(out / "marks.csv")
-    for row in typed:
-        row["points"], row["comment"] = row["max"], "well said; <b>really</b>"
-    (out / "marks.csv").write_text(semicolons(typed), encoding="utf-8-sig")
+    most = classroom.most(NAME)
+    assert float(ada(out)["code"]) == float(ada(out)["code of"]) == sum(most.values())
+    assert all(float(ada(out)[f"{task} of {p:g}"]) == p for task, p in most.items())
+    assert ada(out)["total"] == "" and int(ada(out)["still to mark"]) > 0
+    others = {row["student"]: row for row in rows(out / "grades.csv") if row["student"] != "ada"}
+    assert set(others) == {"eve", "'=bob"}  # no formula for a spreadsheet
+    assert "no valid JSON" in others["eve"]["remarks"]
+    assert "no cell of the assignment" in others["'=bob"]["remarks"]
+    assert {row["total"] for row in others.values()} == {"0"}  # nothing there to mark
+
+
+@pytest.fixture
+def one(tmp_path) -> Path:
+    """A graded class of one."""
+    folder = lay(tmp_path / "class", "ada/build_batch_norm.ipynb")
+    run(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("encoding", "delimiter"),
+    [("utf-8", ","), ("utf-8-sig", ";"), ("utf-16", "\t"), ("cp1252", ";")],
+)
+def test_typed_marks_are_added_without_running_anything(one, monkeypatch, encoding, delimiter):
+    out = Path(f"{one}-graded")
+    lines = typed(out, comment="well said; <b>really</b> für Ada", tutor="me")
+    save(out, lines[::-1], encoding, delimiter)
     monkeypatch.setattr(grade, "_run", lambda *_: pytest.fail("nothing has changed"))
-    run(taught)
-    ada = next(row for row in rows(out / "grades.csv") if row["student"] == "ada")
-    assert float(ada["total"]) == 100 and ada["still to mark"] == "0"
+    run(one)
+    assert float(ada(out)["total"]) == 100 and ada(out)["still to mark"] == "0"
     page = (out / "feedback" / "ada.html").read_text()
-    assert "well said; &lt;b&gt;really&lt;/b&gt;" in page
-    assert [row["points"] for row in rows(out / "marks.csv")] == [row["max"] for row in typed]
+    assert "well said; &lt;b&gt;really&lt;/b&gt; für Ada" in page
+    text = marks.decoded((out / "marks.csv").read_bytes())
+    assert marks.separator(text) == delimiter
+    after = marks.read(out / "marks.csv")
+    assert [row["points"] for row in after] == [row["points"] for row in lines]
+    assert {row["tutor"] for row in after} == {"me"}  # the teacher's own column
 
 
-def semicolons(typed: list[dict]) -> str:
-    """Write a table as a spreadsheet does where the comma is for decimals."""
-    comma = [row | {"points": row["points"].replace(".", ",")} for row in typed]
-    lines = [report.MARKS, *[[row[name] for name in report.MARKS] for row in comma]]
-    stream = io.StringIO()
-    report.csv.writer(stream, delimiter=";").writerows(lines)
-    return stream.getvalue()
+def test_another_answer_takes_its_mark_into_the_comment(one):
+    out = Path(f"{one}-graded")
+    typed(out)
+    run(one)
+    made = classroom.solved(NAME)
+    question = next(iter(marks.rubric(NAME)))
+    classroom.cell(made, question)["source"] = "something else"
+    (one / "ada/build_batch_norm.ipynb").write_text(json.dumps(made))
+    run(one)
+    for row in marks.read(out / "marks.csv"):
+        changed = row["question"] == question
+        assert (row["points"] == "") == changed
+        assert row["comment"].startswith("[") == changed
+    assert ada(out)["total"] == ""
 
 
-@pytest.mark.parametrize("points", ["7000", "-1", "good"])
-def test_a_mark_that_cannot_be_is_named_and_nothing_is_lost(tmp_path, points):
-    path = tmp_path / "marks.csv"
-    line = f"ada,{NAME},ada.ipynb,why,says why,5,{points},\n"
-    path.write_text(",".join(report.MARKS) + "\n" + line)
-    with pytest.raises(report.BadMarks, match=f"line 2 .*ada.*from 0 to 5.*{points}"):
-        report.read_marks(path)
-    assert line in path.read_text()
+def test_an_answer_that_is_not_there_is_worth_nothing_until_it_comes(one):
+    out = Path(f"{one}-graded")
+    made = classroom.solved(NAME)
+    question = next(iter(marks.rubric(NAME)))
+    classroom.cell(made, question)["source"] = "YOUR ANSWER HERE"
+    (one / "ada/build_batch_norm.ipynb").write_text(json.dumps(made))
+    run(one)
+    mine = [row for row in marks.read(out / "marks.csv") if row["question"] == question]
+    assert {(row["points"], row["comment"]) for row in mine} == {("0", marks.NO_ANSWER)}
+    lay(one, "ada/build_batch_norm.ipynb")
+    run(one)
+    mine = [row for row in marks.read(out / "marks.csv") if row["question"] == question]
+    assert {(row["points"], row["comment"]) for row in mine} == {("", "")}
+
+
+def test_a_file_with_another_name_keeps_its_marks(one):
+    out = Path(f"{one}-graded")
+    typed(out)
+    (one / "ada/build_batch_norm.ipynb").rename(one / "ada/build_batch_norm (1).ipynb")
+    run(one)
+    assert float(ada(out)["total"]) == 100
+
+
+def test_marks_that_belong_to_nothing_stay_and_do_not_count(one, capsys):
+    out = Path(f"{one}-graded")
+    lines = typed(out)
+    lines[0]["criterion"] = "a criterion of last year"
+    save(out, lines)
+    run(one)
+    assert "1 typed marks belong to no answer and do not count (ada)" in capsys.readouterr().out
+    assert ada(out)["total"] == "" and ada(out)["still to mark"] == "1"
+    assert lines[0]["criterion"] in (out / "marks.csv").read_text()
+
+
+@pytest.mark.parametrize("points", ["7000", "-1", "good", "1/2", "nan"])
+def test_a_mark_that_cannot_be_is_named_and_nothing_is_lost(one, points):
+    out = Path(f"{one}-graded")
+    question = next(iter(marks.rubric(NAME)))
+    typed(out, {question: points})
+    before = (out / "marks.csv").read_bytes()
+    with pytest.raises(SystemExit, match=f"line 2 .*ada, {question}.*points from 0 to .*{points}"):
+        run(one)
+    assert (out / "marks.csv").read_bytes() == before
+
+
+def test_a_mark_that_was_typed_twice_is_named(one):
+    out = Path(f"{one}-graded")
+    lines = typed(out)
+    save(out, [*lines, lines[0] | {"points": "0"}])
+    with pytest.raises(SystemExit, match="give different points for the same criterion"):
+        run(one)
 
 
 def test_marks_without_their_columns_are_refused(tmp_path):
     (tmp_path / "marks.csv").write_text("student,points\nada,3\n")
-    with pytest.raises(report.BadMarks, match="got none called assignment"):
-        report.read_marks(tmp_path / "marks.csv")
+    with pytest.raises(marks.BadMarks, match="got none called assignment"):
+        marks.read(tmp_path / "marks.csv")
+
+
+def test_lines_without_a_student_or_with_too_few_cells_are_passed_over(tmp_path):
+    lines = [",".join(marks.COLUMNS), "", ",,,,", "my own note"]
+    (tmp_path / "marks.csv").write_text("\n".join(lines))
+    assert [row["student"] for row in marks.read(tmp_path / "marks.csv")] == ["my own note"]
+
+
+def test_the_class_has_its_pages(one):
+    out = Path(f"{one}-graded")
+    answers = (out / "class" / f"{NAME}-answers.html").read_text()
+    checks = (out / "class" / f"{NAME}-checks.html").read_text()
+    for question, criteria in marks.rubric(NAME).items():
+        assert f"<h2>{question}</h2>" in answers
+        for criterion in criteria:
+            assert str(report.jinja2.filters.escape(criterion["asks"])) in answers
+    assert "of 1 submissions" in checks and checks.count("<td>1</td>") == sum(
+        len(found) for found in judge.checks(NAME).values()
+    )
+
+
+def test_pages_of_students_who_are_gone_go_too(one):
+    lay(one, "bob/build_batch_norm.ipynb")
+    pages = Path(f"{one}-graded") / "feedback"
+    run(one)
+    assert {page.name for page in pages.iterdir()} == {"ada.html", "bob.html"}
+    (one / "bob/build_batch_norm.ipynb").unlink()
+    (one / "bob").rmdir()
+    run(one)
+    assert {page.name for page in pages.iterdir()} == {"ada.html"}
+
+
+def test_a_cell_that_raises_is_named_first(tmp_path):
+    made = classroom.solved(NAME)
+    codes = [c for c in made["cells"] if c["metadata"].get("nbgrader", {}).get("solution")]
+    codes[0]["source"] = "def f(:"
+    folder = tmp_path / "class"
+    lay(folder, "ada/build_batch_norm.ipynb")
+    (folder / "ada/build_batch_norm.ipynb").write_text(json.dumps(made))
+    out = run(folder)
+    name = codes[0]["metadata"]["nbgrader"]["grade_id"]
+    assert f"cell {name}: SyntaxError" in ada(out)["remarks"]
+    page = (out / "feedback" / "ada.html").read_text()
+    assert f"An error in your cell {name}: SyntaxError" in page and "the same" in page
 
 
 def test_a_page_of_feedback_needs_no_other_file_and_runs_no_script(taught):
@@ -575,6 +745,22 @@ def test_a_new_test_means_a_new_run(monkeypatch):
     first = grade.key(work, sandbox.LIMITS, False)
     monkeypatch.setattr(grade, "fingerprint", lambda name: "other tests")
     assert grade.key(work, sandbox.LIMITS, False) != first
+
+
+@pytest.mark.parametrize("option", ["--processes", "--seconds"])
+def test_an_option_below_one_is_refused(option, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        grade.main([str(tmp_path), option, "0"])
+    assert "expected a number above 0, got 0" in capsys.readouterr().err
+
+
+def test_results_do_not_go_where_the_submissions_are(tmp_path):
+    with pytest.raises(SystemExit, match="expected results outside of"):
+        grade.main([str(tmp_path), "--out", str(tmp_path / "results")])
+
+
+def test_no_scratch_folder_is_left(one):
+    assert not list(Path(tempfile.gettempdir()).glob(f"grade-{os.getpid()}-*"))
 
 
 def test_the_command_ends_with_a_sentence_where_it_cannot_go_on(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import io
 import re
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from grader import notebook
@@ -20,7 +20,8 @@ SOURCE = HIDDEN.parent / "source"
 EXTRA = 5_000_000  # bytes of a file that comes along with a notebook
 LARGEST = 200_000_000  # bytes of an unpacked zip file
 CANVAS = re.compile(r"(?P<name>.+?)_(?:LATE_)?(?P<user>\d+)_\d+_.+")
-MOODLE = re.compile(r"_assignsubmission_(?:file|onlinetext)_?$")
+MOODLE = "_assignsubmission_"  # stands between the name and the kind of a hand-in
+JUNK = re.compile(r"[._~].*|__MACOSX|Thumbs\.db|desktop\.ini|.*\.(csv|tmp|part|pyc)", re.IGNORECASE)
 
 
 class BadFolder(Exception):
@@ -77,7 +78,11 @@ def submissions(folder: Path, assignment: str | None = None) -> list[Submission]
         raise BadFolder(f"expected one of the assignments {known}, got {assignment!r}")
     if (folder / "submitted").is_dir():
         folder = folder / "submitted"
-    files = list(_files(folder))
+    if folder.is_file() and folder.suffix.lower() != ".zip":
+        raise BadFolder(f"expected a folder of submissions or a zip file, got the file {folder}")
+    if folder.resolve() in [HIDDEN, *HIDDEN.parents]:
+        raise BadFolder(f"expected a folder of submissions, got {folder}, which holds this course")
+    files = _without_wrapper(list(_files(folder)))
     students: dict[str, list[Found]] = {}
     for found in files:
         students.setdefault(_student(found.path), []).append(found)
@@ -88,23 +93,30 @@ def submissions(folder: Path, assignment: str | None = None) -> list[Submission]
         )
     names = {s.assignment for s in handed_in} - {None}
     if len(names) == 1:  # what cannot be told is most likely the same
-        handed_in = [_with(s, assignment=s.assignment or min(names)) for s in handed_in]
+        handed_in = [replace(s, assignment=s.assignment or min(names)) for s in handed_in]
     return sorted(handed_in, key=lambda s: (s.assignment or "", s.student, s.file))
 
 
-def _with(submission: Submission, **changes) -> Submission:
-    return Submission(**{**submission.__dict__, **changes})
+def _without_wrapper(files: list[Found]) -> list[Found]:
+    """Step into a folder that holds nothing but the folders of all students."""
+    while True:
+        tops = {found.path.parts[0] for found in files}
+        below = {found.path.parts[1] for found in files if len(found.path.parts) > 2}
+        deep = all(len(found.path.parts) > 2 for found in files)
+        if len(tops) != 1 or len(below) < 2 or not deep or below & set(assignments()):
+            return files
+        files = [replace(f, path=PurePosixPath(*f.path.parts[1:])) for f in files]
 
 
 def _of(student: str, files: list[Found], assignment: str | None) -> Iterator[Submission]:
     """Yield the submissions of one student; one that says so if there is no notebook."""
-    notebooks = [found for found in files if found.path.suffix == ".ipynb"]
+    notebooks = [found for found in files if found.path.suffix.lower() == ".ipynb"]
     for found in notebooks:
         alone = len(found.path.parts) > 1  # else the folder holds the work of others
         beside = {
             f.path.name: f.content
             for f in files
-            if alone and f.path.parent == found.path.parent and f.path.suffix != ".ipynb"
+            if alone and f.path.parent == found.path.parent and f.path.suffix.lower() != ".ipynb"
             if f.content is not None and len(f.content) <= EXTRA
         }
         yield Submission(
@@ -128,10 +140,15 @@ def _of(student: str, files: list[Found], assignment: str | None) -> Iterator[Su
 
 def _student(path: PurePosixPath) -> str:
     """Return who handed a file in, from where it lies."""
-    if len(path.parts) > 1:
-        return MOODLE.sub("", path.parts[0])
-    canvas = CANVAS.fullmatch(path.stem)
-    return f"{canvas['name']}_{canvas['user']}" if canvas else path.stem
+    moodle = next((part for part in path.parts if MOODLE in part), None)
+    if moodle:
+        return moodle.partition(MOODLE)[0]
+    name = path.parts[0]
+    if len(path.parts) == 1 or name.endswith(".zip"):
+        name = name.removesuffix(path.suffix).removesuffix(".zip")
+        canvas = CANVAS.fullmatch(name)
+        return f"{canvas['name']}_{canvas['user']}" if canvas else name
+    return name
 
 
 def _assignment(found: Found) -> str | None:
@@ -151,39 +168,43 @@ def _assignment(found: Found) -> str | None:
 def _files(folder: Path) -> Iterator[Found]:
     """Yield the files of a folder or zip file, and those of the zip files in it."""
     if folder.is_file():
-        yield from _unzipped(PurePosixPath(), folder.read_bytes(), folder.name)
+        yield from _unzipped(PurePosixPath(), folder.read_bytes())
         return
     for path in sorted(folder.rglob("*")):
         place = PurePosixPath(path.relative_to(folder).as_posix())
-        if any(part.startswith((".", "__MACOSX")) for part in place.parts):
+        if any(JUNK.fullmatch(part) for part in place.parts):
             continue
         if path.is_symlink():
             yield Found(place, None, "expected a file, got a link to one, which is not followed")
-        elif path.suffix == ".zip":
-            yield from _unzipped(place.with_suffix(""), path.read_bytes(), str(place))
-        elif path.suffix == ".ipynb" and path.stat().st_size > notebook.LARGEST:
+        elif path.is_dir():
+            if len(place.parts) == 1 and not any(path.iterdir()):
+                yield Found(place / "nothing", None, "the folder is empty")
+        elif path.suffix.lower() == ".zip":
+            yield from _unzipped(place, path.read_bytes())
+        elif path.suffix.lower() == ".ipynb" and path.stat().st_size > notebook.LARGEST:
             size = path.stat().st_size // 1_000_000
             yield Found(place, None, f"expected at most 100 MB, got {size} MB: clear the outputs")
-        elif path.is_file() and (path.suffix == ".ipynb" or path.stat().st_size <= EXTRA):
+        elif path.suffix.lower() == ".ipynb" or path.stat().st_size <= EXTRA:
             yield Found(place, path.read_bytes())
 
 
-def _unzipped(place: PurePosixPath, content: bytes, name: str, inside: int = 0) -> Iterator[Found]:
+def _unzipped(place: PurePosixPath, content: bytes, inside: int = 0) -> Iterator[Found]:
     """Yield the files of a zip file, unpacked in memory; zip files in it are opened once."""
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
         members = [m for m in archive.infolist() if not m.is_dir()]
         if sum(m.file_size for m in members) > LARGEST:
-            yield Found(place / name, None, f"{name} unpacks to more than 200 MB")
+            yield Found(place, None, f"{place.name} unpacks to more than 200 MB")
             return
         for member in members:
             path = PurePosixPath(member.filename)
-            if any(part.startswith((".", "__MACOSX", "/")) for part in path.parts):
+            if any(part == "/" or JUNK.fullmatch(part) for part in path.parts):
                 continue
             inner = archive.read(member)
-            if path.suffix == ".zip" and not inside:
-                yield from _unzipped(place / path.with_suffix(""), inner, member.filename, 1)
+            if path.suffix.lower() == ".zip" and not inside:
+                yield from _unzipped(place / path, inner, 1)
             else:
                 yield Found(place / path, inner)
     except (zipfile.BadZipFile, RuntimeError, OSError, ValueError, NotImplementedError) as error:
-        yield Found(place / name, None, f"expected a zip file, got a broken one ({error})")
+        name = place if place.parts else PurePosixPath("the zip file")
+        yield Found(name, None, f"expected a zip file, got a broken one ({error})")

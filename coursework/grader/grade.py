@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -16,11 +17,13 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
-from grader import collect, judge, notebook, report, sandbox
+from grader import collect, judge, marks, notebook, report, sandbox
 from grader.ask import HIDDEN
 from normlab import jobs
 
 LINES, LINE = 10_000, 5_000_000  # what a submission tells: so many lines, so many characters each
+SAY = ("collect.py", "marks.py", "release.py", "report.py")  # decide no mark of a program
+SCRATCH = "GRADER_SCRATCH"  # how the names of scratch folders begin
 RERUNS = 3  # when a cell ends the whole program, the rest is run without it
 EMPTY = {"problem": "", "notes": [], "tasks": {}, "answers": {}, "cells": []}
 #: What the parts of an event must be, since a submission may write its own.
@@ -43,7 +46,7 @@ def fingerprint(assignment: str) -> str:
     digest = hashlib.sha256()
     folders = [HIDDEN / assignment, collect.SOURCE / assignment, Path(__file__).parent]
     for path in sorted(path for folder in folders for path in folder.iterdir()):
-        if path.suffix in (".py", ".ipynb"):
+        if path.suffix in (".py", ".ipynb") and path.name not in SAY:
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
@@ -57,6 +60,9 @@ def key(submission: collect.Submission, limits: dict, trust: bool) -> str:
     return digest.hexdigest()
 
 
+#: What can go wrong without a fault of ours; the message is all that is shown.
+EXPECTED = (collect.BadFolder, marks.BadMarks, sandbox.NoSandbox)
+EXPECTED += (jobs.ClusterError, jobs.ShortOfMemory)
 _SANDBOX = sandbox.Sandbox()
 
 
@@ -84,7 +90,9 @@ def grade(submission: collect.Submission, limits: dict, trust: bool) -> dict:
 
 def _run(submission, ours, limits, trust, skip) -> tuple[list[dict], str | None]:
     """Run a submission once in a scratch folder; return what it told, and how it ended."""
-    with tempfile.TemporaryDirectory(prefix="grade-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix=f"{os.environ.get(SCRATCH, 'grade')}-", ignore_cleanup_errors=True
+    ) as folder:
         scratch, told = Path(folder).resolve() / "work", Path(folder).resolve() / "told.jsonl"
         scratch.mkdir()
         files = dict(submission.beside)
@@ -234,44 +242,41 @@ def _hopeless(submission: collect.Submission) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line, grade, and say where the results are."""
     options = _options().parse_args(arguments)
-    folder = Path(options.folder)
-    out = Path(options.out or f"{str(folder).rstrip('/').removesuffix('.zip')}-graded")
+    folder = Path(options.folder).resolve()
+    out = Path(options.out or f"{str(folder).removesuffix('.zip')}-graded").resolve()
     limits = sandbox.LIMITS | {
         "cell": options.seconds,
         "seconds": 10 * options.seconds,
         "experiments": not options.quick,
     }
+    os.environ[SCRATCH] = f"grade-{os.getpid()}"
     try:
+        if folder == out or folder in out.parents:
+            raise collect.BadFolder(f"expected results outside of {folder}, got {out}")
         handed_in = collect.submissions(folder, options.assignment)
-        marks = report.read_marks(out / "marks.csv")
+        typed = marks.read(out / "marks.csv")
         print(f"{len(handed_in)} submissions in {folder}")
-        found = results(
-            handed_in,
-            out / ".kept",
-            limits,
-            options.trust,
-            options.processes,
-            options.scheduler,
-        )
-        graded = dict.fromkeys(handed_in_order(handed_in))
-        for submission, result in found:
-            graded[submission.file] = (submission, result)
-        report.everything(list(graded.values()), out, marks)
+        how = (options.trust, options.processes, options.scheduler)
+        found = {s.file: (s, r) for s, r in results(handed_in, out / ".kept", limits, *how)}
+        report.everything([found[submission.file] for submission in handed_in], out, typed)
     except KeyboardInterrupt:
         sys.exit("\nStopped. What was graded is kept; the same command goes on from there.")
-    except (
-        collect.BadFolder,
-        report.BadMarks,
-        sandbox.NoSandbox,
-        jobs.ClusterError,
-        jobs.ShortOfMemory,
-    ) as error:
+    except EXPECTED as error:
         sys.exit(f"{error}")
+    finally:
+        for left in Path(tempfile.gettempdir()).glob(f"grade-{os.getpid()}-*"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
-def handed_in_order(handed_in: list[collect.Submission]) -> list[str]:
-    """Return the files in the order of the tables."""
-    return [submission.file for submission in handed_in]
+def _positive(kind):
+    """Return a type for the command line: a number above zero."""
+
+    def positive(text: str):
+        if not kind(text) > 0:
+            raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+        return kind(text)
+
+    return positive
 
 
 def _options() -> argparse.ArgumentParser:
@@ -279,10 +284,15 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("folder", help="with the submissions, or a zip file")
     parser.add_argument("--out", help="where the results go (default: FOLDER-graded)")
     parser.add_argument("--assignment", help="which one it is (default: told from each notebook)")
-    parser.add_argument("--processes", type=int, help="side by side (default: one for each core)")
+    parser.add_argument(
+        "--processes", type=_positive(int), help="side by side (default: one for each core)"
+    )
     parser.add_argument("--scheduler", help="address of a Dask scheduler, for large classes")
     parser.add_argument(
-        "--seconds", type=float, default=60, help="for a cell; ten times as long for a notebook"
+        "--seconds",
+        type=_positive(float),
+        default=60,
+        help="for a cell; ten times as long for a notebook",
     )
     parser.add_argument(
         "--quick", action="store_true", help="leave out the long experiments, which earn no points"

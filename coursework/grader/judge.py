@@ -95,14 +95,16 @@ def numbers_differ(got, expected, check: Check, where: str) -> str | None:
     got = np.asarray(got, dtype=np.float64)
     if got.shape != expected.shape:
         return f"expected the shape {expected.shape}{where}, got {got.shape}"
-    far = ~np.isclose(got, expected, rtol=check.rtol, atol=check.atol, equal_nan=True)
-    if not far.any():
-        return None
     with np.errstate(invalid="ignore", over="ignore"):
-        worst = np.abs(got - expected)[far].max()
+        allowed = check.atol + check.rtol * np.abs(expected)
+        far = ~np.isclose(got, expected, rtol=check.rtol, atol=check.atol, equal_nan=True)
+        if not far.any():
+            return None
+        off = np.where(far, np.nan_to_num(np.abs(got - expected), nan=np.inf, posinf=np.inf), -1)
+    worst = np.unravel_index(off.argmax(), off.shape)
     return (
-        f"{far.sum()} of {far.size} numbers are off{where}, by up to {worst:.2g} "
-        f"where {check.atol:.2g} + {check.rtol:.2g} of the value is allowed"
+        f"{far.sum()} of {far.size} numbers are off{where}, by up to {off[worst]:.2g} "
+        f"(allowed: {allowed[worst]:.2g})"
     )
 
 

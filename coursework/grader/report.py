@@ -1,32 +1,24 @@
-"""What the teacher and the students get: ``grades.csv``, ``marks.csv``, pages of feedback."""
+"""What the teacher and the students get: ``grades.csv`` and pages, each of which is one file."""
 
 import base64
-import csv
 import hashlib
-import io
 import os
 import re
 from pathlib import Path
 
 import jinja2
-import yaml
 
 from grader import collect, notebook
-from grader.ask import HIDDEN
+from grader import marks as marking
+from grader.marks import number
 
-MARKS = ["student", "assignment", "file", "question", "criterion", "max", "points", "comment"]
-FORMULA = "=+-@\t\r"  # first characters that a spreadsheet takes for a formula
 PAGES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "pages"),
     autoescape=True,
     trim_blocks=True,
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
 )
-
-
-class BadMarks(Exception):
-    """A line of ``marks.csv`` cannot be used; the message names it."""
 
 
 def write(path: Path, text: str) -> None:
@@ -35,6 +27,9 @@ def write(path: Path, text: str) -> None:
     draft = path.with_name(path.name + ".part")
     draft.write_text(text, encoding="utf-8", errors="replace")  # half a character is none
     os.replace(draft, path)
+
+
+# --- what a cell said, and what is made of it -----------------------------------------------------------
 
 
 def output(event: dict) -> dict:
@@ -60,100 +55,44 @@ def _is_png(text) -> bool:
     return start == b"\x89PNG\r\n\x1a\n"
 
 
-def rubric(assignment: str) -> dict[str, list[dict]]:
-    """Return ``{question: [criterion, ...]}`` of an assignment's free-text questions."""
-    return yaml.safe_load((HIDDEN / assignment / "rubric.yml").read_text(encoding="utf-8")) or {}
-
-
-# --- marks of the free-text questions --------------------------------------------------------------
-
-
-def read_marks(path: Path) -> dict[tuple, dict]:
-    """Return what the teacher typed: ``{(student, assignment, file, question, criterion): row}``.
-
-    Raises:
-        BadMarks: a column is missing, or points are no number from 0 to max.
-    """
-    if not path.exists():
-        return {}
-    rows = _table(path)
-    missing = [name for name in MARKS if rows and name not in rows[0]]
-    if missing:
-        raise BadMarks(
-            f"expected the columns {', '.join(MARKS)} in {path}, got none called "
-            f"{', '.join(missing)}: give them back their names, or delete the file to start anew"
-        )
-    for number, row in enumerate(rows, 2):
-        points = (row["points"] or "").strip().replace(",", ".")
-        try:
-            good = not points or 0 <= float(points) <= float(row["max"])
-        except ValueError:
-            good = False
-        if not good:
-            raise BadMarks(
-                f"line {number} of {path} ({row['student']}, {row['question']}): expected points "
-                f"from 0 to {row['max']}, or nothing, got {points!r}"
-            )
-        row["points"] = points
-        row.update({name: _armed(row[name]) for name in MARKS[:5]})
-    return {tuple(row[name] for name in MARKS[:5]): row for row in rows}
-
-
-def _table(path: Path) -> list[dict]:
-    """Read a CSV file as a spreadsheet may have left it (UTF-8, comma or semicolon)."""
-    text = path.read_text(encoding="utf-8-sig")
-    delimiter = ";" if text.split("\n")[0].count(";") > text.split("\n")[0].count(",") else ","
-    return list(csv.DictReader(io.StringIO(text), delimiter=delimiter))
-
-
-def with_blanks(graded: list[tuple], marks: dict[tuple, dict]) -> dict[tuple, dict]:
-    """Add a blank row for every criterion that has none; rows that are there stay."""
-    rows = dict(marks)
-    for submission, _ in graded:
-        if not submission.assignment:
-            continue
-        for question, criteria in rubric(submission.assignment).items():
-            for criterion in criteria:
-                place = (submission.student, submission.assignment, submission.file)
-                row = (*place, question, criterion["asks"])
-                blank = [*row, _number(criterion["points"]), "", ""]
-                rows.setdefault(row, dict(zip(MARKS, blank, strict=True)))
-    return rows
-
-
-def _armed(text: str) -> str:
-    """Undo what :func:`table` does to a text that a spreadsheet would take for a formula."""
-    return text[1:] if text[:1] == "'" and text[1:2] in FORMULA else text
-
-
-# --- the tables ------------------------------------------------------------------------------------
-
-
-def _number(value: float) -> str:
-    return f"{round(float(value), 2):g}"
-
-
-def table(rows: list[list]) -> str:
-    """Return rows as CSV; text that a spreadsheet would take for a formula is disarmed."""
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows(
-        ["'" + cell if cell and cell[0] in FORMULA else cell for cell in map(str, row)]
-        for row in rows
-    )
-    return stream.getvalue()
-
-
 def points(result: dict, task: str) -> float:
     """Return the points of a task."""
     return sum(verdict["points"] for verdict in result["tasks"].get(task, []))
 
 
-def summary(submission, result: dict, marks: dict[tuple, dict]) -> dict[str, str]:
+def remarks(submission, result: dict, files: int = 1) -> list[str]:
+    """Return what a teacher should know of a submission before he believes its points."""
+    found = [result["problem"], *result["notes"]] if result["problem"] else [*result["notes"]]
+    if files > 1:
+        found.append(f"one of {files} notebooks of this student")
+    if not result["problem"] and submission.assignment:
+        ours = {c.name for c in _cells(submission.assignment) if c.kind in ("code", "answer")}
+        if not ours & {cell["name"] for cell in result["cells"]}:
+            found.append("no cell of the assignment was found in it")
+    return found + raised(result)
+
+
+def raised(result: dict) -> list[str]:
+    """Return which of the student's cells raised an error, and what they said."""
+    return [
+        f"cell {cell['name']}: {cell['error']}"
+        for cell in result["cells"]
+        if cell["kind"] == "code"
+        and cell["error"]
+        and not cell["error"].startswith(("NotImplementedError", "this cell ended"))
+    ]
+
+
+def _cells(assignment: str) -> list[notebook.Cell]:
+    return notebook.master(collect.assignments()[assignment])
+
+
+# --- the table -------------------------------------------------------------------------------------------
+
+
+def summary(submission, result: dict, rows: list[dict], files: int = 1) -> dict[str, str]:
     """Return a line of ``grades.csv``, without the columns of single questions."""
-    cells = notebook.master(collect.assignments()[submission.assignment])
-    tests = sum(cell.points for cell in cells if cell.kind == "test")
-    place = (submission.student, submission.assignment, submission.file)
-    rows = [row for name, row in marks.items() if name[:3] == place]
+    cells = _cells(submission.assignment)
     typed = [float(row["points"]) for row in rows if row["points"]]
     code = sum(points(result, cell.name) for cell in cells if cell.kind == "test")
     still = sum(not row["points"] for row in rows)
@@ -161,60 +100,103 @@ def summary(submission, result: dict, marks: dict[tuple, dict]) -> dict[str, str
         "student": submission.student,
         "assignment": submission.assignment,
         "file": submission.file,
-        "code": _number(code),
-        "code of": _number(tests),
-        "text": _number(sum(typed)) if typed else "",
-        "text of": _number(sum(cell.points for cell in cells if cell.kind == "answer")),
-        "total": "" if still else _number(code + sum(typed)),
+        "code": number(code),
+        "code of": number(sum(cell.points for cell in cells if cell.kind == "test")),
+        "text": number(sum(typed)) if typed else "",
+        "text of": number(sum(cell.points for cell in cells if cell.kind == "answer")),
+        "total": "" if still else number(code + sum(typed)),
         "still to mark": str(still),
-        "remarks": "; ".join(filter(None, [result["problem"], *result["notes"]])),
+        "remarks": "; ".join(remarks(submission, result, files)),
     }
 
 
-def grades(graded: list[tuple], marks: dict[tuple, dict]) -> str:
+def grades(graded: list[tuple], marks: dict[str, list[dict]]) -> str:
     """Return ``grades.csv``: one line per submission, its totals, then a column per question."""
     lines, questions = [], {}
+    owners = [(s.student, s.assignment) for s, _ in graded]
     for submission, result in graded:
         if not submission.assignment:
             line = {"student": submission.student, "file": submission.file}
             lines.append(line | {"code": "0", "remarks": result["problem"]})
             continue
-        line = summary(submission, result, marks)
-        for cell in notebook.master(collect.assignments()[submission.assignment]):
+        files = owners.count((submission.student, submission.assignment))
+        line = summary(submission, result, marks[submission.file], files)
+        for cell in _cells(submission.assignment):
             if cell.kind == "test":
-                column = f"{cell.name} of {_number(cell.points)}"
-                line[column] = _number(points(result, cell.name))
+                column = f"{cell.name} of {number(cell.points)}"
+                line[column] = number(points(result, cell.name))
                 questions[column] = None
         lines.append(line)
     totals = ["student", "assignment", "file", "code", "code of", "text", "text of", "total"]
     columns = [*totals, "still to mark", "remarks", *questions]
-    return table([columns, *[[line.get(name, "") for name in columns] for line in lines]])
+    rows = [[line.get(name, "") for name in columns] for line in lines]
+    return "\ufeff" + marking.table([columns, *rows])
 
 
-# --- feedback --------------------------------------------------------------------------------------
+# --- the pages -------------------------------------------------------------------------------------------
 
 
-def page(student: str, theirs: list[tuple], marks: dict[tuple, dict]) -> str:
-    """Return the page of feedback of one student, which needs no other file."""
+def questions(assignment: str) -> dict[str, dict]:
+    """Return ``{question: {asked, model, criteria}}`` of an assignment's free-text questions."""
+    found, asked = {}, ""
+    for cell in notebook.read(collect.assignments()[assignment]):
+        grading = cell["metadata"].get("nbgrader", {})
+        if cell["cell_type"] == "markdown" and grading.get("grade"):
+            criteria = marking.rubric(assignment)[grading["grade_id"]]
+            found[grading["grade_id"]] = {
+                "asked": asked,
+                "model": cell["source"],
+                "criteria": criteria,
+            }
+        elif cell["cell_type"] == "markdown":
+            asked = cell["source"]
+    return found
+
+
+def feedback(student: str, theirs: list[tuple], marks: dict[str, list[dict]]) -> str:
+    """Return the page of one student."""
     parts = []
     for submission, result in theirs:
         part = {"file": submission.file, "assignment": submission.assignment, "result": result}
+        part["raised"] = raised(result)
         if submission.assignment:
-            part["line"] = summary(submission, result, marks)
-            part["marks"] = {
-                question: [
-                    {**criterion, "row": marks.get(_place(submission, question, criterion), {})}
-                    for criterion in criteria
-                ]
-                for question, criteria in rubric(submission.assignment).items()
-            }
+            rows = marks[submission.file]
+            part["line"] = summary(submission, result, rows)
+            part["questions"] = questions(submission.assignment)
+            part["rows"] = {(row["question"], row["criterion"]): row for row in rows}
         parts.append(part)
     return PAGES.get_template("feedback.html").render(student=student, parts=parts)
 
 
-def _place(submission, question: str, criterion: dict) -> tuple:
-    place = (submission.student, submission.assignment, submission.file)
-    return (*place, question, criterion["asks"])
+def to_mark(assignment: str, graded: list[tuple], marks: dict[str, list[dict]]) -> str:
+    """Return the page with all answers to each free-text question, beside model and criteria."""
+    theirs = [(s, r) for s, r in graded if s.assignment == assignment]
+    return PAGES.get_template("marking.html").render(
+        assignment=assignment,
+        questions=questions(assignment),
+        answers={
+            name: [(s, r["answers"][name]) for s, r in theirs if not _blank(r, name)]
+            for name in questions(assignment)
+        },
+        open_=[s.student for s, r in theirs if all(_blank(r, n) for n in questions(assignment))],
+        marks=marks,
+    )
+
+
+def _blank(result: dict, question: str) -> bool:
+    return marking.is_blank(result["answers"].get(question, ""))
+
+
+def overview(assignment: str, graded: list[tuple]) -> str:
+    """Return the page that tells how many of the class passed each check."""
+    results = [r for s, r in graded if s.assignment == assignment and not r["problem"]]
+    tasks: dict[str, list[dict]] = {}
+    for task in {task: None for result in results for task in result["tasks"]}:
+        for index, check in enumerate(results[0]["tasks"][task]):
+            passed = sum(not result["tasks"][task][index]["reason"] for result in results)
+            tasks.setdefault(task, []).append({"says": check["says"], "passed": passed})
+    page = PAGES.get_template("overview.html")
+    return page.render(assignment=assignment, tasks=tasks, number=len(results))
 
 
 def file_name(student: str) -> str:
@@ -222,27 +204,48 @@ def file_name(student: str) -> str:
     safe = re.sub(r"[^\w.@+ -]", "_", student).strip(". ")
     if safe == student:
         return f"{safe}.html"
-    return f"{safe}-{hashlib.sha256(student.encode()).hexdigest()[:8]}.html"
+    name = hashlib.sha256(student.encode(errors="replace")).hexdigest()[:8]
+    return f"{safe}-{name}.html"
 
 
-def everything(graded: list[tuple], out: Path, marks: dict[tuple, dict]) -> None:
+def everything(graded: list[tuple], out: Path, typed: list[dict]) -> None:
     """Write the tables and the pages, and print where they are."""
-    marks = with_blanks(graded, marks)
-    rows = [MARKS, *[[row[name] for name in MARKS] for row in marks.values()]]
+    marks, left = marking.matched(typed, graded)
+    rows = [row for mine in marks.values() for row in mine]
     write(out / "grades.csv", grades(graded, marks))
-    write(out / "marks.csv", table(rows))
+    write(out / "marks.csv", marking.written(rows + left, out / "marks.csv"))
+    pages = {}
     students: dict[str, list[tuple]] = {}
     for submission, result in graded:
         students.setdefault(submission.student, []).append((submission, result))
     for student, theirs in students.items():
-        write(out / "feedback" / file_name(student), page(student, theirs, marks))
+        pages[out / "feedback" / file_name(student)] = feedback(student, theirs, marks)
+    for assignment in sorted({s.assignment for s, _ in graded if s.assignment}):
+        pages[out / "class" / f"{assignment}-answers.html"] = to_mark(assignment, graded, marks)
+        pages[out / "class" / f"{assignment}-checks.html"] = overview(assignment, graded)
+    for path in [*out.glob("feedback/*.html"), *out.glob("class/*.html")]:
+        if path not in pages:
+            path.unlink()  # of a student who is gone
+    for path, page in pages.items():
+        write(path, page)
+    _say(graded, out, rows, left, len(students))
+
+
+def _say(graded: list[tuple], out: Path, rows: list[dict], left: list[dict], students: int) -> None:
+    """Print where everything is, and what needs a teacher's eye."""
     print(f"{out / 'grades.csv'}: {len(graded)} lines")
-    print(f"{out / 'feedback'}: a page for each of {len(students)} students")
-    still = sum(not row["points"] for row in marks.values())
+    print(f"{out / 'feedback'}: a page for each of {students} students")
+    still = sum(not row["points"] for row in rows)
     if still:
-        print(
-            f"{out / 'marks.csv'}: {still} marks of free-text answers to type, then run this again"
-        )
+        print(f"{out / 'marks.csv'}: {still} marks to type, then give the same command again")
+        print(f"{out / 'class'}: the answers to mark, question by question")
+    earlier = {row["student"] for row in rows if "for an earlier answer]" in row["comment"]}
+    if earlier:
+        print(f"marks.csv: handed in another answer since: {', '.join(sorted(earlier))}")
+    lost = [row for row in left if row["points"]]
+    if lost:
+        names = ", ".join(sorted({row["student"] for row in lost}))
+        print(f"marks.csv: {len(lost)} typed marks belong to no answer and do not count ({names})")
     for submission, result in graded:
         if result["problem"]:
             print(f"needs a look: {submission.student}: {result['problem']}")
