@@ -1,13 +1,9 @@
 """Order of the tests: notebooks first, the longest first, so that no core waits at the end."""
 
 import json
-import os
 from pathlib import Path
 
 SECONDS = Path(__file__).parents[1] / "_build" / "seconds.json"
-
-# The kernels of the assignments import the grader, as they do under nbgrader.
-os.environ["PYTHONPATH"] = str(Path(__file__).parents[1] / "coursework")
 
 
 def pytest_collection_modifyitems(session, config, items):
