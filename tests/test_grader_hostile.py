@@ -222,6 +222,16 @@ def test_a_missing_cell_costs_its_own_points_and_says_so(tmp_path):
     assert "no such name" in result["tasks"][first][0]["reason"]
 
 
+def test_a_renamed_function_costs_its_own_points_and_says_so(tmp_path):
+    made = classroom.solved(NAME)
+    code = classroom.cell(made, "forward-code")
+    code["source"] = "".join(code["source"]).replace("def batch_norm(", "def my_batch_norm(")
+    result = classroom.graded([classroom.handed_in(NAME, "eve", made)], tmp_path)["eve"]
+    got, most = classroom.points(result), classroom.most(NAME)
+    assert got["forward"] == 0 and got["mending"] == most["mending"]
+    assert "expected the notebook to define `batch_norm`" in result["tasks"]["forward"][0]["reason"]
+
+
 def test_fifty_megabytes_of_output_are_read_past(tmp_path):
     made = classroom.solved(NAME)
     code = next(c for c in made["cells"] if c["cell_type"] == "code")
