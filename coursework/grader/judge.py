@@ -174,8 +174,9 @@ def judge(assignment: str, task: str, answers: dict[str, dict]) -> list[Verdict]
         reason = _reason(check, answers.get(name))
         says = (asked[name].__doc__ or name).strip().splitlines()[0].rstrip(".")
         points = 0 if reason else check.points
+        hint = "" if "error" in (answers.get(name) or {}) else check.hint  # an error says enough
         verdicts.append(
-            Verdict(name, says, points, check.points, reason or "", check.hint if reason else "")
+            Verdict(name, says, points, check.points, reason or "", hint if reason else "")
         )
     return verdicts
 
