@@ -16,7 +16,6 @@ import errno
 import json
 import os
 import resource
-import select
 import signal
 import struct
 import subprocess
@@ -102,13 +101,12 @@ def limit(limits: dict) -> None:
     """Set the limits on processor time, memory and the size of a file."""
     used = resource.getrusage(resource.RUSAGE_SELF).ru_utime
     seconds = int(used + limits["seconds"])
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    for what, most in (
-        (resource.RLIMIT_AS, size + limits["memory"]),
-        (resource.RLIMIT_FSIZE, limits["file"]),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, 256),
-    ):
+    bounds = {resource.RLIMIT_FSIZE: limits["file"], resource.RLIMIT_CORE: 0}
+    bounds[resource.RLIMIT_NOFILE] = 256
+    if sys.platform == "linux":  # others do not keep to a limit on memory
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        bounds[resource.RLIMIT_AS] = pages * resource.getpagesize() + limits["memory"]
+    for what, most in bounds.items():
         resource.setrlimit(what, (most, most))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))  # SIGXCPU, then SIGKILL
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing fails instead
@@ -252,26 +250,28 @@ def _close_all_but(kept: int) -> None:
 
 
 def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
 def _wait(pid: int, job: dict) -> str | None:
     """Wait for a child; end it when it runs too long or fills the disk. Return why it ended early."""
     end = time.monotonic() + 4 * job["limits"]["seconds"]
-    why = None
-    handle = os.pidfd_open(pid)
-    try:
-        while not select.select([handle], [], [], 0.5)[0]:
-            if time.monotonic() > end:
-                why = "it ran too long"
-            elif _size(Path(job["scratch"])) > job["limits"]["folder"]:
+    look, why = 0.0, None
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.01)
+        if time.monotonic() > end:
+            why = "it ran too long"
+        elif time.monotonic() > look:
+            look = time.monotonic() + 0.5
+            if _size(Path(job["scratch"])) > job["limits"]["folder"]:
                 why = "it wrote too many files"
-            if why:
-                signal.pidfd_send_signal(handle, signal.SIGKILL)
-                break
-    finally:
-        os.close(handle)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if why:
+            os.kill(pid, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(status)
     if not why and code == -signal.SIGXCPU:
         why = "it ran too long"
     return why or (f"it was ended by {_signal(code)}" if code else None)
