@@ -270,7 +270,7 @@ def test_a_grader_that_cannot_start_raises_and_gives_no_mark(tmp_path, monkeypat
     monkeypatch.setattr(grade, "_SANDBOX", grade.sandbox.Sandbox())
     limits = LIMITS | {"memory": None}  # the limits cannot be set
     work = [classroom.handed_in(NAME, "ada", classroom.solved(NAME))]
-    with pytest.raises(RuntimeError, match="could not start"):
+    with pytest.raises(grade.sandbox.NoSandbox, match="could not start"):
         classroom.graded(work, tmp_path, limits=limits)
     assert not list(tmp_path.iterdir())
 

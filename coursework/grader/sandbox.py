@@ -306,9 +306,11 @@ class Sandbox:
         """Run a job; return why it ended early, or None.
 
         Raises:
-            RuntimeError: something failed that no submission can bring about.
+            NoSandbox: something failed that no submission can bring about.
         """
         if self._process is None:
+            if not job["trust"]:
+                check()
             self._process = self._start()
         try:
             self._process.stdin.write(json.dumps(job) + "\n")
@@ -319,7 +321,7 @@ class Sandbox:
         if told["started"]:
             return told["ended"]
         self.close()
-        raise RuntimeError(
+        raise NoSandbox(
             "the process that runs submissions could not start; what it printed stands above. "
             "Nothing is lost: mend the cause and give the same command again"
         )
