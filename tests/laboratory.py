@@ -47,11 +47,13 @@ def verdicts(runs):
 """
 
 START = """
+import signal
 import sys
 from pathlib import Path
 
 from normlab import experiments
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C
 experiments.__path__.append(str(Path(__file__).parent))
 if __name__ == "__main__":
     experiments.main("toy.py", sys.argv[1:])

@@ -1,6 +1,7 @@
 """Finding submissions in whatever folder a teacher has."""
 
 import json
+import os
 import zipfile
 
 import classroom
@@ -23,9 +24,9 @@ NAME = classroom.NAME
         (f"submissions/DL/ada/{NAME}/build_batch_norm.ipynb", "submissions"),
         ("Ada L_123_assignsubmission_file_build_batch_norm.ipynb", "Ada L_123"),
         ("week 1/Ada L_123_assignsubmission_file_/build_batch_norm.ipynb", "Ada L_123"),
-        ("ada_4711_99_build_batch_norm.ipynb", "ada_4711"),
+        ("ada_4711_90210_build_batch_norm.ipynb", "ada_4711"),
         ("ada/BUILD.IPYNB", "ada"),
-        ("ada_LATE_4711_99_build_batch_norm-1.ipynb", "ada_4711"),
+        ("ada_LATE_4711_90210_build_batch_norm-1.ipynb", "ada_4711"),
         ("build-batch-norm-ada/coursework/build_batch_norm.ipynb", "build-batch-norm-ada"),
     ],
 )
@@ -53,10 +54,42 @@ def test_a_folder_around_all_students_is_stepped_into(tmp_path):
 def test_who_handed_in_nothing_is_listed_and_what_is_no_work_is_not(tmp_path):
     lay(tmp_path, "ada.ipynb")
     (tmp_path / "bob").mkdir()
-    for name in ("Thumbs.db", "Grades.csv", ".DS_Store"):
+    for name in ("Thumbs.db", "Grades.csv", ".DS_Store", "._ada.ipynb"):
         (tmp_path / name).write_text("x")
     ada, bob = collect.submissions(tmp_path)
-    assert (bob.student, bob.problem) == ("bob", "the folder is empty")
+    assert (bob.student, bob.problem) == ("bob", "no notebook in it, but nothing")
+
+
+def test_work_in_another_form_is_listed(tmp_path):
+    for name in ("ada/work.pdf", "bob/data.csv", "cem/_final.ipynb", "dan.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = {s.student: s.problem for s in collect.submissions(tmp_path)}
+    assert "work.pdf" in found["ada"] and "data.csv" in found["bob"] and "dan.py" in found["dan"]
+    assert found["cem"] == ""
+
+
+def test_names_that_look_alike_stay_two_students(tmp_path):
+    lay(tmp_path, "hw_1_2024_ada.ipynb", "hw_1_2024_bob.ipynb")
+    assert {s.student for s in collect.submissions(tmp_path)} == {"hw_1_2024_ada", "hw_1_2024_bob"}
+
+
+def test_a_name_of_any_bytes_can_be_written(tmp_path):
+    lay(tmp_path, "ada.ipynb")
+    os.rename(tmp_path / "ada.ipynb", os.path.join(os.fsencode(tmp_path), b"M\xfcller.ipynb"))
+    (found,) = collect.submissions(tmp_path)
+    assert found.student.encode().decode().startswith("M\ufffdller")
+
+
+def test_a_damaged_zip_file_is_named(tmp_path):
+    lay(tmp_path / "class", "ada.ipynb")
+    with zipfile.ZipFile(tmp_path / "class/bob.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.ipynb", "x" * 10_000)
+    content = bytearray((tmp_path / "class/bob.zip").read_bytes())
+    content[40:48] = b"\xff" * 8
+    (tmp_path / "class/bob.zip").write_bytes(content)
+    bob = collect.submissions(tmp_path / "class")[1]
+    assert bob.student == "bob" and "broken" in bob.problem
 
 
 def test_two_notebooks_of_a_student_are_remarked(tmp_path):

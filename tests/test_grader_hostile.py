@@ -57,6 +57,27 @@ CELLS = {
     "internet": ("import socket\nsocket.create_connection(('127.0.0.1', PORT))", "PermissionError"),
     "unix socket": ("import socket\nsocket.socket(socket.AF_UNIX)", "PermissionError"),
     "ends the program": ("import os\nos._exit(0)", "ended the whole program"),
+    "signals by a pipe": (
+        "import fcntl, os\nr, w = os.pipe()\nfcntl.fcntl(r, fcntl.F_SETOWN, os.getppid())",
+        "PermissionError",
+    ),
+    "deep folders": (
+        "import os\nfor _ in range(3000):\n    os.mkdir('d')\n    os.chdir('d')\nwhile True: pass",
+        "ended the whole program",
+    ),
+    "files without a name": (
+        "import os\nkept = []\nfor n in range(10):\n    f = open('f', 'wb')\n    os.remove('f')\n"
+        "    f.write(b'x' * 10**7)\n    f.flush()\n    kept.append(f)\nwhile True: pass",
+        "ended the whole program",
+    ),
+    "files in memory": ("import os\nos.memfd_create('x')", "PermissionError"),
+    "reads passwords": ("print(open('/etc/shadow').read())", "PermissionError"),
+    "reads the environment": (
+        "import os\nassert 'SECRET' not in os.environ\n"
+        "try: text = open('/proc/self/environ', 'rb').read()\nexcept PermissionError: text = b''\n"
+        "assert b'SECRET' not in text",
+        "",
+    ),
     "half a character": ("print(chr(0xD800))", ""),
     "tells without end": (
         'import os\nfor n in range(3, 50):\n    try: os.write(n, b\'{"text": "x"}\\n\' * 10**6)\n'
@@ -127,6 +148,9 @@ def harm(outside, tmp_path_factory):
     }
     work["honest"] = classroom.solved(NAME)
     kept = tmp_path_factory.mktemp("kept")
+    grade._SANDBOX.close()  # so that it starts with the environment of this test
+    os.environ["SECRET"] = "of the teacher"
+    scratch = set(Path(tempfile.gettempdir()).glob("grade-*"))
     before = state(outside), state(collect.SOURCE), state(ask.HIDDEN)
     start = time.monotonic()
     submissions = [classroom.handed_in(NAME, name, made) for name, made in work.items()]
@@ -134,12 +158,15 @@ def harm(outside, tmp_path_factory):
     seconds = time.monotonic() - start
     after = state(outside), state(collect.SOURCE), state(ask.HIDDEN)
     server.close()
+    left = set(Path(tempfile.gettempdir()).glob("grade-*")) - scratch
+    del os.environ["SECRET"]
     return {
         "results": results,
         "seconds": seconds,
         "calls": calls,
         "same": before == after,
         "work": submissions,
+        "left": left,
     }
 
 
@@ -160,11 +187,11 @@ def test_others_are_not_disturbed(harm):
 
 def test_nothing_outside_the_scratch_copy_changes(harm):
     assert harm["same"] and not harm["calls"]
-    assert not list(Path(tempfile.gettempdir()).glob("grade*/work/huge"))
+    assert not harm["left"]
 
 
 def test_everybody_gets_a_page(harm, tmp_path):
-    report.everything([(s, harm["results"][s.student]) for s in harm["work"]], tmp_path, [])
+    report.everything([(s, harm["results"][s.student]) for s in harm["work"]], tmp_path)
     assert len(list((tmp_path / "feedback").glob("*.html"))) == len(CELLS) + 1
     assert (
         len((tmp_path / "grades.csv").read_text(encoding="utf-8-sig").splitlines())
@@ -172,8 +199,19 @@ def test_everybody_gets_a_page(harm, tmp_path):
     )
 
 
+def test_the_readme_says_how_many():
+    readme = (collect.SOURCE.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"{len(CELLS)} that mean harm" in readme
+
+
+def test_a_repository_that_submissions_could_read_is_refused(monkeypatch):
+    monkeypatch.setattr(grade.sandbox, "readable", lambda: [str(collect.SOURCE.parents[1])])
+    with pytest.raises(grade.sandbox.NoSandbox, match="the hidden tests lie below it"):
+        grade.sandbox.check()
+
+
 def test_it_all_ends_in_time(harm):
-    assert harm["seconds"] < 8 * len(CELLS)
+    assert harm["seconds"] < 8 * len(CELLS)  # some four seconds for those that never end
 
 
 #: Broken files: what is handed in, and what its author reads.
@@ -242,6 +280,23 @@ def test_fifty_megabytes_of_output_are_read_past(tmp_path):
     assert classroom.points(result) == classroom.most(NAME)
 
 
+@pytest.mark.parametrize("name", ["pyseccomp.py", "torch.py", "json.py", "sitecustomize.py"])
+def test_a_file_beside_the_notebook_does_not_pass_for_a_module_of_ours(name, tmp_path):
+    open_door = b"class SyscallFilter:\n    def __init__(self, *_): pass\n"
+    open_door += b"    def add_rule(self, *_): pass\n    def load(self): pass\n"
+    open_door += b"ALLOW = NE = EQ = MASKED_EQ = 0\ndef ERRNO(*_): pass\ndef Arg(*_): pass\n"
+    made = classroom.with_cell(
+        NAME, "import socket\nsocket.socket()", list(classroom.most(NAME))[0]
+    )
+    plain = classroom.handed_in(NAME, "eve", made)
+    work = collect.Submission(plain.student, NAME, plain.file, plain.content, {name: open_door})
+    grade._SANDBOX.close()
+    result = classroom.graded([work], tmp_path)["eve"]
+    assert classroom.points(result) == classroom.most(NAME)
+    evil = next(cell for cell in result["cells"] if cell["name"] == "more")
+    assert "PermissionError" in evil["error"]
+
+
 def test_forged_answers_are_judged_like_all_others(tmp_path):
     task, check = next((t, c) for t, cs in ask.questions(NAME).items() for c in cs)
     forged = [
@@ -262,7 +317,7 @@ def test_forged_answers_are_judged_like_all_others(tmp_path):
     result = classroom.graded([work], tmp_path)["eve"]
     got, most = classroom.points(result), classroom.most(NAME)
     assert [name for name in most if got[name] < most[name]] == [task]
-    report.everything([(work, result)], tmp_path / "out", [])
+    report.everything([(work, result)], tmp_path / "out")
     assert "<script>" not in (tmp_path / "out" / "feedback" / "eve.html").read_text()
 
 

@@ -282,6 +282,42 @@ def test_results_do_not_go_where_the_submissions_are(tmp_path):
         grade.main([str(tmp_path), "--out", str(tmp_path / "results")])
 
 
+def test_half_a_result_is_made_again(one):
+    (kept,) = Path(f"{one}-graded/.kept").glob("*.json")
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:100])
+    run(one)
+    assert kept.read_bytes() == whole
+
+
+def test_two_graders_do_not_write_into_the_same_folder(one):
+    with grade._only_one(Path(f"{one}-graded/.kept")):
+        with pytest.raises(SystemExit, match="another grader is at work"):
+            run(one)
+
+
+def test_a_fault_of_the_grader_costs_one_submission_and_is_not_kept(one, monkeypatch):
+    lay(one, "bob/build_batch_norm.ipynb")
+    made = classroom.solved(NAME)
+    made["cells"][0]["source"] = "# another text"
+    (one / "bob/build_batch_norm.ipynb").write_text(json.dumps(made))
+    with monkeypatch.context() as patch:
+        patch.setattr(grade, "_judged", lambda *_: 1 / 0)
+        run(one)
+    found = {row["student"]: row["remarks"] for row in rows(Path(f"{one}-graded/grades.csv"))}
+    assert found["ada"] == "" and "the grader itself failed on it" in found["bob"]
+    run(one)
+    assert {row["remarks"] for row in rows(Path(f"{one}-graded/grades.csv"))} == {""}
+
+
+def test_marks_typed_during_a_run_are_not_overwritten(one, monkeypatch):
+    (one / "ada/build_batch_norm.ipynb").write_text(json.dumps(classroom.solved(NAME)) + " ")
+    out, real = Path(f"{one}-graded"), grade._run
+    monkeypatch.setattr(grade, "_run", lambda *rest: typed(out) and real(*rest))
+    run(one)
+    assert float(ada(out)["total"]) == 100
+
+
 def test_no_scratch_folder_is_left(one):
     assert not list(Path(tempfile.gettempdir()).glob(f"grade-{os.getpid()}-*"))
 

@@ -6,7 +6,9 @@ GitHub Classroom makes them, and any other folder with a sub-folder or a noteboo
 files are looked into.
 """
 
+import hashlib
 import io
+import os
 import re
 import zipfile
 from collections.abc import Iterator
@@ -19,9 +21,11 @@ from grader.ask import HIDDEN
 SOURCE = HIDDEN.parent / "source"
 EXTRA = 5_000_000  # bytes of a file that comes along with a notebook
 LARGEST = 200_000_000  # bytes of an unpacked zip file
-CANVAS = re.compile(r"(?P<name>.+?)_(?:LATE_)?(?P<user>\d+)_\d+_.+")
+CANVAS = re.compile(r"(?P<name>[^_]+)_(?:LATE_)?(?P<user>\d{3,})_\d{4,}_.+")
 MOODLE = "_assignsubmission_"  # stands between the name and the kind of a hand-in
-JUNK = re.compile(r"[._~].*|__MACOSX|Thumbs\.db|desktop\.ini|.*\.(csv|tmp|part|pyc)", re.IGNORECASE)
+JUNK = re.compile(
+    r"\._.*|\.(?!ipynb$).*|__MACOSX|__pycache__|Thumbs\.db|desktop\.ini", re.IGNORECASE
+)
 
 
 class BadFolder(Exception):
@@ -171,21 +175,47 @@ def _files(folder: Path) -> Iterator[Found]:
         yield from _unzipped(PurePosixPath(), folder.read_bytes())
         return
     for path in sorted(folder.rglob("*")):
-        place = PurePosixPath(path.relative_to(folder).as_posix())
+        place = PurePosixPath(readable_name(path.relative_to(folder).as_posix()))
         if any(JUNK.fullmatch(part) for part in place.parts):
             continue
-        if path.is_symlink():
-            yield Found(place, None, "expected a file, got a link to one, which is not followed")
-        elif path.is_dir():
-            if len(place.parts) == 1 and not any(path.iterdir()):
-                yield Found(place / "nothing", None, "the folder is empty")
-        elif path.suffix.lower() == ".zip":
-            yield from _unzipped(place, path.read_bytes())
-        elif path.suffix.lower() == ".ipynb" and path.stat().st_size > notebook.LARGEST:
-            size = path.stat().st_size // 1_000_000
-            yield Found(place, None, f"expected at most 100 MB, got {size} MB: clear the outputs")
-        elif path.suffix.lower() == ".ipynb" or path.stat().st_size <= EXTRA:
+        try:
+            yield from _found(path, place)
+        except PermissionError:
+            yield Found(place, None, "this file may not be read: mend its permissions")
+
+
+def _found(path: Path, place: PurePosixPath) -> Iterator[Found]:
+    """Yield a file, the files of a zip file, or that a student's folder holds no work."""
+    kind = path.suffix.lower()
+    if path.is_symlink():
+        yield Found(place, None, "expected a file, got a link to one, which is not followed")
+    elif path.is_dir():
+        if not any(f.suffix.lower() in (".ipynb", ".zip") for f in path.rglob("*")):
+            if len(place.parts) == 1:
+                names = sorted(f.name for f in path.iterdir())[:5]
+                yield Found(place / "-", None, f"no notebook in it, but {names or 'nothing'}")
+    elif not path.is_file():
+        return
+    elif kind == ".zip":
+        yield from _unzipped(place, path.read_bytes())
+    elif kind == ".ipynb" and path.stat().st_size > notebook.LARGEST:
+        size = path.stat().st_size // 1_000_000
+        yield Found(place, None, f"expected at most 100 MB, got {size} MB: clear the outputs")
+    elif kind == ".ipynb":
+        yield Found(place, path.read_bytes())
+    elif len(place.parts) > 1:
+        if path.stat().st_size <= EXTRA and any(path.parent.glob("*.[iI][pP][yY][nN][bB]")):
             yield Found(place, path.read_bytes())
+    elif kind not in (".csv", ".tmp", ".part"):
+        yield Found(place, None)  # somebody's work, perhaps, in another form
+
+
+def readable_name(name: str) -> str:
+    """Return a file name as text that can be printed and written, whatever bytes it has."""
+    plain = os.fsencode(name).decode("utf-8", "replace")
+    return (
+        plain if plain == name else f"{plain}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:4]}"
+    )
 
 
 def _unzipped(place: PurePosixPath, content: bytes, inside: int = 0) -> Iterator[Found]:
@@ -200,11 +230,13 @@ def _unzipped(place: PurePosixPath, content: bytes, inside: int = 0) -> Iterator
             path = PurePosixPath(member.filename)
             if any(part == "/" or JUNK.fullmatch(part) for part in path.parts):
                 continue
+            if path.suffix.lower() not in (".ipynb", ".zip") and member.file_size > EXTRA:
+                continue
             inner = archive.read(member)
             if path.suffix.lower() == ".zip" and not inside:
                 yield from _unzipped(place / path, inner, 1)
             else:
                 yield Found(place / path, inner)
-    except (zipfile.BadZipFile, RuntimeError, OSError, ValueError, NotImplementedError) as error:
+    except Exception as error:  # a zip file can be broken in many ways
         name = place if place.parts else PurePosixPath("the zip file")
         yield Found(name, None, f"expected a zip file, got a broken one ({error})")

@@ -6,10 +6,13 @@ before, and has not changed since, is not run again.
 """
 
 import argparse
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -17,10 +20,13 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
+import normlab
 from grader import collect, judge, marks, notebook, report, sandbox
 from grader.ask import HIDDEN
 from normlab import jobs
 
+FAULT = "the grader itself failed on it"
+LONGEST = 20_000  # characters of an answer or of a cell
 LINES, LINE = 10_000, 5_000_000  # what a submission tells: so many lines, so many characters each
 SAY = ("collect.py", "marks.py", "release.py", "report.py")  # decide no mark of a program
 SCRATCH = "GRADER_SCRATCH"  # how the names of scratch folders begin
@@ -44,6 +50,8 @@ FORM = {
 def fingerprint(assignment: str) -> str:
     """Return a hash of everything that decides the marks of an assignment, but the submission."""
     digest = hashlib.sha256()
+    for path in sorted(Path(normlab.__file__).parent.rglob("*.py")):  # some assignments import it
+        digest.update(path.read_bytes())
     folders = [HIDDEN / assignment, collect.SOURCE / assignment, Path(__file__).parent]
     for path in sorted(path for folder in folders for path in folder.iterdir()):
         if path.suffix in (".py", ".ipynb") and path.name not in SAY:
@@ -56,12 +64,12 @@ def key(submission: collect.Submission, limits: dict, trust: bool) -> str:
     digest = hashlib.sha256(fingerprint(submission.assignment).encode())
     digest.update(json.dumps([limits, trust]).encode())
     for name, content in sorted({**submission.beside, "": submission.content}.items()):
-        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+        digest.update(f"{name}\0{len(content)}\0".encode(errors="surrogateescape") + content)
     return digest.hexdigest()
 
 
 #: What can go wrong without a fault of ours; the message is all that is shown.
-EXPECTED = (collect.BadFolder, marks.BadMarks, sandbox.NoSandbox)
+EXPECTED = (collect.BadFolder, marks.BadMarks, sandbox.NoSandbox, OSError)
 EXPECTED += (jobs.ClusterError, jobs.ShortOfMemory)
 _SANDBOX = sandbox.Sandbox()
 
@@ -90,18 +98,12 @@ def grade(submission: collect.Submission, limits: dict, trust: bool) -> dict:
 
 def _run(submission, ours, limits, trust, skip) -> tuple[list[dict], str | None]:
     """Run a submission once in a scratch folder; return what it told, and how it ended."""
-    with tempfile.TemporaryDirectory(
-        prefix=f"{os.environ.get(SCRATCH, 'grade')}-", ignore_cleanup_errors=True
-    ) as folder:
-        scratch, told = Path(folder).resolve() / "work", Path(folder).resolve() / "told.jsonl"
-        scratch.mkdir()
-        files = dict(submission.beside)
-        for path in sorted((collect.SOURCE / submission.assignment).iterdir()):
-            if path.is_file() and path.suffix != ".ipynb":
-                files[path.name] = path.read_bytes()
-        for name, content in files.items():
-            (scratch / name).write_bytes(content)
-        (scratch / "submission.ipynb").write_bytes(submission.content)
+    folder = Path(tempfile.mkdtemp(prefix=f"{os.environ.get(SCRATCH, 'grade')}-")).resolve()
+    try:
+        if shutil.disk_usage(folder).free < 2 * limits["folder"]:
+            raise sandbox.NoSandbox(f"the disk of {folder.parent} is nearly full: make room there")
+        scratch, told = folder / "work", folder / "told.jsonl"
+        _lay_out(submission, scratch)
         job = {
             "scratch": str(scratch),
             "told": str(told),
@@ -116,9 +118,28 @@ def _run(submission, ours, limits, trust, skip) -> tuple[list[dict], str | None]
         }
         ended = _SANDBOX.run(job)
         events = _events(told)
+    finally:
+        _delete(folder)
     if not ended and not any({"finished", "unreadable"} & set(event) for event in events):
         ended = "it ended the program"
     return events, ended
+
+
+def _lay_out(submission: collect.Submission, scratch: Path) -> None:
+    """Copy a submission, and over it the files of the assignment, into a new folder."""
+    scratch.mkdir()
+    files = {n: c for n, c in submission.beside.items() if len(os.fsencode(n)) <= 255}
+    for path in sorted((collect.SOURCE / submission.assignment).iterdir()):
+        if path.is_file() and path.suffix != ".ipynb":
+            files[path.name] = path.read_bytes()
+    for name, content in files.items():
+        (scratch / name).write_bytes(content)
+    (scratch / "submission.ipynb").write_bytes(submission.content)
+
+
+def _delete(folder: Path) -> None:
+    """Delete a folder, however deep a submission has made it."""
+    subprocess.run(["rm", "-rf", "--", str(folder)], check=False, stderr=subprocess.DEVNULL)
 
 
 def _events(path: Path) -> list[dict]:
@@ -146,11 +167,12 @@ def _judged(assignment: str, ours: list[notebook.Cell], events: list[dict], note
     cells, texts = [], {}
     for event in events:
         if "begin" in event:
-            cells.append({name: event.get(name, "") for name in ("kind", "name", "source")})
+            cells.append({n: event.get(n, "")[:LONGEST] for n in ("kind", "name", "source")})
             cells[-1] |= report.output({})
             name, source = cells[-1]["name"], cells[-1]["source"]
             if cells[-1]["kind"] == "answer":
-                texts[name] = "\n\n".join(filter(None, [texts.get(name), source]))
+                text = "\n\n".join(filter(None, [texts.get(name), source]))
+                texts[name] = text[:LONGEST]
         elif "task" in event:
             answers.setdefault(event["task"], {})[event.get("check")] = event.get("answer")
         elif cells and ("text" in event or "error" in event):
@@ -172,7 +194,13 @@ def _judged(assignment: str, ours: list[notebook.Cell], events: list[dict], note
 
 
 def _graded(job: tuple) -> dict:
-    return grade(*job)
+    """Grade; let a fault of ours cost one submission and not the class."""
+    try:
+        return grade(*job)
+    except (sandbox.NoSandbox, OSError):
+        raise
+    except Exception as error:
+        return EMPTY | {"problem": f"{FAULT}: {type(error).__name__}: {error}"[:500]}
 
 
 class Job(tuple):
@@ -206,8 +234,8 @@ def results(
         name = names.get(submission.file)
         if name is None:
             yield submission, EMPTY | {"problem": _hopeless(submission)}
-        elif (kept / f"{name}.json").exists():
-            yield submission, json.loads((kept / f"{name}.json").read_text(encoding="utf-8"))
+        elif known := _kept(kept / f"{name}.json"):
+            yield submission, known
         else:
             todo.setdefault(name, []).append(submission)  # equal work is run once
     work = [Job((same[0], limits, trust)) for same in todo.values()]
@@ -223,9 +251,34 @@ def results(
         done = jobs.side_by_side(_graded, work, count, finished=finished)
     for job, result in done:
         name = names[job[0].file]
-        report.write(kept / f"{name}.json", json.dumps(result))
+        if not result["problem"].startswith(FAULT):
+            report.write(kept / f"{name}.json", json.dumps(result))
         for submission in todo[name]:
             yield submission, result
+
+
+def _kept(path: Path) -> dict | None:
+    """Return a result of an earlier run, or None if there is none, or half of one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+@contextlib.contextmanager
+def _only_one(folder: Path):
+    """Let one grader at a time write into a folder.
+
+    Raises:
+        BadFolder: another one is at work.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise collect.BadFolder(f"another grader is at work in {folder.parent}") from None
+        yield
 
 
 def _hopeless(submission: collect.Submission) -> str:
@@ -254,18 +307,19 @@ def main(arguments: list[str] | None = None) -> None:
         if folder == out or folder in out.parents:
             raise collect.BadFolder(f"expected results outside of {folder}, got {out}")
         handed_in = collect.submissions(folder, options.assignment)
-        typed = marks.read(out / "marks.csv")
+        marks.read(out / "marks.csv")  # now, so that a faulty file is named before the long run
         print(f"{len(handed_in)} submissions in {folder}")
         how = (options.trust, options.processes, options.scheduler)
-        found = {s.file: (s, r) for s, r in results(handed_in, out / ".kept", limits, *how)}
-        report.everything([found[submission.file] for submission in handed_in], out, typed)
+        with _only_one(out / ".kept"):
+            found = {s.file: (s, r) for s, r in results(handed_in, out / ".kept", limits, *how)}
+            report.everything([found[submission.file] for submission in handed_in], out)
     except KeyboardInterrupt:
         sys.exit("\nStopped. What was graded is kept; the same command goes on from there.")
     except EXPECTED as error:
         sys.exit(f"{error}")
     finally:
         for left in Path(tempfile.gettempdir()).glob(f"grade-{os.getpid()}-*"):
-            shutil.rmtree(left, ignore_errors=True)
+            _delete(left)
 
 
 def _positive(kind):

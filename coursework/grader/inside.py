@@ -17,6 +17,7 @@ from IPython.core.displaypub import CapturingDisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.pylabtools import select_figure_formats
 from matplotlib_inline.backend_inline import show
+from traitlets.config import Config
 
 from grader import ask, notebook
 
@@ -47,8 +48,7 @@ class Shell(InteractiveShell):
 
 def shell() -> Shell:
     """Return the shell that the cells of a notebook share."""
-    made = Shell.instance()
-    made.history_manager.enabled = False
+    made = Shell.instance(config=Config(HistoryManager={"enabled": False}))
     select_figure_formats(made, {"png"})
     return made
 

@@ -142,7 +142,7 @@ def matched(rows: list[dict], graded: list[tuple]) -> tuple[dict[str, list[dict]
             for criterion in criteria:
                 place = (submission.student, submission.assignment, question, criterion["asks"])
                 same = known.get((*place[:3], _bare(place[3])), [])
-                old = [row for row in same if alone or row["file"] == submission.file]
+                old = [row for row in same if alone or row["file"] in ("", submission.file)]
                 used.update(row["line"] for row in old)
                 file = "" if alone else submission.file
                 mine.append(_row(place, file, criterion["points"], answer, old))

@@ -24,7 +24,7 @@ PAGES = jinja2.Environment(
 def write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".part")
+    draft = path.with_name(f"{os.getpid()}.part")
     draft.write_text(text, encoding="utf-8", errors="replace")  # half a character is none
     os.replace(draft, path)
 
@@ -201,16 +201,16 @@ def overview(assignment: str, graded: list[tuple]) -> str:
 
 def file_name(student: str) -> str:
     """Return a file name for a student that is safe everywhere and different for each."""
-    safe = re.sub(r"[^\w.@+ -]", "_", student).strip(". ")
+    safe = re.sub(r"[^\w.@+ -]", "_", student).strip(". ")[:60]
     if safe == student:
         return f"{safe}.html"
     name = hashlib.sha256(student.encode(errors="replace")).hexdigest()[:8]
     return f"{safe}-{name}.html"
 
 
-def everything(graded: list[tuple], out: Path, typed: list[dict]) -> None:
+def everything(graded: list[tuple], out: Path) -> None:
     """Write the tables and the pages, and print where they are."""
-    marks, left = marking.matched(typed, graded)
+    marks, left = marking.matched(marking.read(out / "marks.csv"), graded)
     rows = [row for mine in marks.values() for row in mine]
     write(out / "grades.csv", grades(graded, marks))
     write(out / "marks.csv", marking.written(rows + left, out / "marks.csv"))
