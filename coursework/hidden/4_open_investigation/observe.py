@@ -287,5 +287,5 @@ def follows(student):
 
 @asks("record")
 def repeated(student):
-    """a run of each arm, made once more, gives the same number"""
+    """every test run, made once more, gives the same number"""
     return {"record": student["record"], "again": student["again"]}
