@@ -4,6 +4,8 @@ import json
 import os
 import re
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -208,6 +210,33 @@ def test_a_repository_that_submissions_could_read_is_refused(monkeypatch):
     monkeypatch.setattr(grade.sandbox, "readable", lambda: [str(collect.SOURCE.parents[1])])
     with pytest.raises(grade.sandbox.NoSandbox, match="the hidden tests lie below it"):
         grade.sandbox.check()
+
+
+#: Prints the forbidden system calls that do not answer "not permitted", and how many were tried.
+CALLS = """
+import ctypes, errno, sys
+import pyseccomp
+from grader import sandbox
+known = {name: pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) for name in sandbox.FORBIDDEN}
+tried = {name: n for name, n in known.items() if n >= 0} | {str(n): n for n in sandbox.NUMBERED}
+libc = ctypes.CDLL(None, use_errno=True)
+sandbox._lock_calls()
+wrong = ctypes.c_long(-1)
+for name, number in tried.items():
+    answer = libc.syscall(ctypes.c_long(number), wrong, wrong, wrong, wrong)
+    if answer != -1 or ctypes.get_errno() != errno.EPERM:
+        print(name)
+print(len(tried))
+"""
+
+
+def test_every_forbidden_call_is_refused():
+    done = subprocess.run(
+        [sys.executable, "-c", CALLS], cwd=collect.SOURCE.parent, capture_output=True, text=True
+    )
+    *allowed, count = done.stdout.split()
+    assert not allowed and not done.returncode, done.stderr
+    assert int(count) >= 60  # some have no number on some processors
 
 
 def test_it_all_ends_in_time(harm):

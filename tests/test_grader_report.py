@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import classroom
 import distributed
@@ -135,6 +136,32 @@ def test_a_file_with_another_name_keeps_its_marks(one):
     (one / "ada/build_batch_norm.ipynb").rename(one / "ada/build_batch_norm (1).ipynb")
     run(one)
     assert float(ada(out)["total"]) == 100
+
+
+def test_a_number_that_lost_its_zeros_keeps_its_marks(tmp_path):
+    out = Path(f"{tmp_path / 'class'}-graded")
+    run(lay(tmp_path / "class", "00815/build_batch_norm.ipynb", "4711/build_batch_norm.ipynb"))
+    lines = rows(out / "marks.csv")
+    bare = [row | {"student": row["student"].lstrip("0"), "points": row["max"]} for row in lines]
+    save(out, bare)
+    run(tmp_path / "class")
+    totals = {row["student"]: float(row["total"]) for row in rows(out / "grades.csv")}
+    assert totals == {"00815": 100, "4711": 100}
+    assert {row["student"] for row in marks.read(out / "marks.csv")} == {"00815", "4711"}
+
+
+@pytest.mark.parametrize(
+    ("typed_as", "students", "is_of"),
+    [
+        ("7", {"007", "bob"}, "007"),
+        ("7", {"7", "007"}, "7"),
+        ("7", {"07", "007"}, "7"),
+        ("07", {"007"}, "07"),
+        ("bob", {"0bob"}, "bob"),
+    ],
+)
+def test_zeros_come_back_where_only_one_student_can_be_meant(typed_as, students, is_of):
+    assert marks._whole(typed_as, students) == is_of
 
 
 def test_marks_that_belong_to_nothing_stay_and_do_not_count(one, capsys):
@@ -268,6 +295,22 @@ def test_a_new_test_means_a_new_run(monkeypatch):
     first = grade.key(work, sandbox.LIMITS, False)
     monkeypatch.setattr(grade, "fingerprint", lambda name: "other tests")
     assert grade.key(work, sandbox.LIMITS, False) != first
+
+
+def test_a_changed_package_means_a_new_run(monkeypatch, tmp_path):
+    before = grade.fingerprint(NAME)
+    (tmp_path / "__init__.py").write_text("")
+    monkeypatch.setattr(grade.normlab, "__file__", str(tmp_path / "__init__.py"))
+    assert grade.fingerprint.__wrapped__(NAME) != before
+
+
+def test_a_disk_that_is_nearly_full_ends_the_run_and_gives_no_mark(tmp_path, monkeypatch):
+    folder = lay(tmp_path / "class", "ada.ipynb")
+    free = SimpleNamespace(free=2 * sandbox.LIMITS["folder"] - 1)
+    monkeypatch.setattr(grade.shutil, "disk_usage", lambda _: free)
+    with pytest.raises(SystemExit, match="nearly full: make room there"):
+        run(folder)
+    assert not (tmp_path / "class-graded/grades.csv").exists()
 
 
 @pytest.mark.parametrize("option", ["--processes", "--seconds"])

@@ -128,10 +128,12 @@ def matched(rows: list[dict], graded: list[tuple]) -> tuple[dict[str, list[dict]
         BadMarks: points are no number from 0 to what the criterion is worth, or a mark was typed
             twice.
     """
+    handed_in = [(s.student, s.assignment) for s, _ in graded]
+    students = {student for student, _ in handed_in}
     known: dict[tuple, list[dict]] = {}
     for row in rows:
-        known.setdefault(_place(row), []).append(row)
-    handed_in = [(s.student, s.assignment) for s, _ in graded]
+        place = (_whole(row["student"], students), row["assignment"], row["question"])
+        known.setdefault((*place, _bare(row["criterion"])), []).append(row)
     found, used = {}, set()
     for submission, result in graded:
         mine = []
@@ -150,8 +152,10 @@ def matched(rows: list[dict], graded: list[tuple]) -> tuple[dict[str, list[dict]
     return found, [row for row in rows if row["line"] not in used]
 
 
-def _place(row: dict) -> tuple:
-    return row["student"], row["assignment"], row["question"], _bare(row["criterion"])
+def _whole(student: str, students: set[str]) -> str:
+    """Return the name of a student whose number has lost its leading zeros in a spreadsheet."""
+    same = [name for name in students if name.isdigit() and name.lstrip("0") == student]
+    return same[0] if len(same) == 1 and student not in students else student
 
 
 def _bare(text: str) -> str:
