@@ -3,7 +3,8 @@
 A ReLU MLP without shortcuts, He initialization, plain SGD, for every norm and depth over a grid of
 learning rates. The networks of one configuration differ in the rate alone and train as one stack.
 The best rate is the one with the highest *training* accuracy. Weight norm and its mean-only
-companion start from data (500 examples).
+companion start from data (500 examples); "weight, He start" is weight norm that computes at the
+start what the network without a norm computes.
 
 | scale | hidden layers | width | data | steps | seeds |
 |---|---|---|---|---|---|
@@ -25,6 +26,7 @@ QUESTION = "How deep can a plain network be with each normalization?"
 NORMS = (
     *("none", "batch", "layer", "rms", "group"),
     *("weight", "mean-only", "cosine", "centered cosine"),
+    "weight, He start",
 )
 DEPTHS = (2, 5, 10, 20, 40)
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -45,7 +47,11 @@ def _grid(norms=NORMS, depths=DEPTHS, seeds: int = 3, **fixed) -> list[dict]:
 
 CONFIGS = {
     "quick": _grid(
-        ("none", "batch", "layer", "weight"), (2, 20), width=64, steps=200, batch_size=64
+        ("none", "batch", "layer", "weight", "weight, He start"),
+        (2, 20),
+        width=64,
+        steps=200,
+        batch_size=64,
     ),
     "cpu": _grid(width=64, steps=500, batch_size=64),
     "full": _grid(seeds=5, width=256, steps=2000, batch_size=128),
@@ -63,8 +69,9 @@ def build(config: dict, data) -> MLP:
     """Return the network of a configuration."""
     inputs = data.x_train[0].numel()
     sizes = (inputs, *[config["width"]] * config["depth"], len(data.classes))
-    network = MLP(sizes, norm=config["norm"], seed=config["seed"]).to(data.x_train.device)
-    if config["norm"] in ("weight", "mean-only"):
+    norm, _, start = config["norm"].partition(", ")
+    network = MLP(sizes, norm=norm, seed=config["seed"]).to(data.x_train.device)
+    if norm in ("weight", "mean-only") and not start:
         init_by_data(network, data.x_train[:500])
     return network
 
@@ -103,24 +110,27 @@ def accuracies(runs: list[dict], norm: str, depth: int, split: str = "train") ->
 
 
 def verdicts(runs: list[dict]) -> dict[str, tuple[bool, str]]:
-    """Judge three norms against none, at ``JUDGED`` hidden layers, by training accuracy."""
-    found = {norm: accuracies(runs, norm, JUDGED) for norm in ("none", "batch", "layer", "weight")}
+    """Judge at ``JUDGED`` hidden layers, by training accuracy: norms against none, two starts."""
+    names = {"none": "no norm", "batch": "batch norm", "layer": "layer norm"}
+    names |= {"weight": "weight norm", "weight, He start": "weight norm from He's start"}
+    found = {norm: accuracies(runs, norm, JUDGED) for norm in names}
 
     def ahead(one: str, other: str) -> bool:
         return all(a >= b + AHEAD for a, b in zip(found[one], found[other], strict=True))
 
-    def text(norm: str) -> str:
-        name = "no norm" if norm == "none" else f"{norm} norm"
-        return (
-            f"training accuracy, {JUDGED} hidden layers: {name} {min(found[norm]):.1%} to "
-            f"{max(found[norm]):.1%}, no norm {min(found['none']):.1%} to "
-            f"{max(found['none']):.1%} ({len(found[norm])} seeds)"
-        )
+    def text(*norms: str) -> str:
+        parts = [f"{names[n]} {min(found[n]):.1%} to {max(found[n]):.1%}" for n in norms]
+        seeds = len(found["none"])
+        return f"training accuracy, {JUDGED} hidden layers: {', '.join(parts)} ({seeds} seeds)"
 
     return {
-        "batch-norm-goes-deeper": (ahead("batch", "none"), text("batch")),
-        "layer-norm-goes-deeper": (ahead("layer", "none"), text("layer")),
-        "weight-norm-falls-behind": (ahead("none", "weight"), text("weight")),
+        "batch-norm-goes-deeper": (ahead("batch", "none"), text("batch", "none")),
+        "layer-norm-goes-deeper": (ahead("layer", "none"), text("layer", "none")),
+        "weight-norm-falls-behind": (ahead("none", "weight"), text("weight", "none")),
+        "weight-norm-fails-by-its-start": (
+            ahead("weight, He start", "weight"),
+            text("weight, He start", "weight", "none"),
+        ),
     }
 
 
