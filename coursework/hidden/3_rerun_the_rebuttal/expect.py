@@ -161,12 +161,7 @@ WEIGHTS = single(STORED)
 BUFFERS = [*single((o.RUNNING_MEAN, o.RUNNING_VAR)), 17]
 GRADS = [np.full(np.shape(part), 0.25) for part in STORED]
 
-# --- the verdict and the theorem -----------------------------------------------------------------
-
-
-def ruled(factors, word):
-    """An answer of ``verdict``."""
-    return {"factors": np.array(factors), "word": word}
+# --- the theorem -------------------------------------------------------------------------------
 
 
 def left(g, z, gamma):
@@ -187,14 +182,19 @@ LETTER = "D"  # of the factor that is misprinted there
 
 
 def needed(m, left, spread=1.0):
+    """The four factors for the stored vectors of this size."""
+    return factors(np.array(o.G[m]), spread * np.array(o.Z[m]), o.GAMMAS[m], left)
+
+
+def factors(g, z, gamma, left):
     """What each factor alone has to be. For a variation, change the last of the three here, too."""
-    g, z = np.array(o.G[m]), spread * np.array(o.Z[m])
-    z_hat = (z - z.mean()) / z.std()
-    front = o.GAMMAS[m] ** 2 / z.var()
+    m, z_hat = len(z), (z - z.mean()) / z.std()
+    front = gamma**2 / z.var()
     sizes = np.array([g @ g, -(g.sum() ** 2), -((g @ z_hat) ** 2)])
     terms = sizes * [1, 1 / m, 1 / np.sqrt(m)]
     others = terms.sum() - terms
-    return np.array([left / terms.sum(), *((left / front - others) / sizes)])
+    with np.errstate(divide="ignore"):
+        return np.array([left / terms.sum(), *((left / front - others) / sizes)])
 
 
 def stored(side, *sizes):
@@ -202,20 +202,20 @@ def stored(side, *sizes):
     return [side(np.array(o.G[m]), np.array(o.Z[m]), o.GAMMAS[m]) for m in sizes or o.Z]
 
 
-def curved():
-    """The left side for the curved loss, whose gradient is known."""
-    small, tiny, large = np.array(o.Z[7]) * 1e-3, np.array(o.Z[3]) * 1e-3, np.array(o.Z[12])
-    found = []
-    for z, gamma in ((small, -0.8), (tiny, 0.6), (large, 1.4)):
-        z_tilde = gamma * (z - z.mean()) / z.std() + 0.9
-        found.append(left(z_tilde**2 + np.cos(z_tilde), z, gamma))
-    return found
+def spreads(side, m=12, gamma=0.7):
+    """A side for a tiny and a large spread."""
+    g, z = np.array(o.G[m]), np.array(o.Z[m])
+    return [side(g, spread * z + 5, gamma) for spread in (0.01, 40.0)]
 
 
-def spreads():
-    """The mended side for a tiny and a large spread."""
-    g, z = np.array(o.G[12]), np.array(o.Z[12])
-    return [left(g, spread * z + 5, 0.7) for spread in (0.01, 40.0)]
+def without_sum(answer):
+    """Return what is wrong with B, C and D for a gradient whose sum is 0, or None."""
+    if not isinstance(answer, np.ndarray) or answer.shape != (3,):
+        return "expected a tensor of four numbers"
+    if np.isfinite(answer[1]):
+        return f"the sum of g is 0, so no number is the answer for C; got {answer[1]:.4g}"
+    wanted = factors(np.array(o.ZERO_SUM), np.array(o.Z[4]), 1.7, 2.0)
+    return differs(answer[[0, 2]], wanted[[1, 3]], Check(0, **CLOSE))
 
 
 CHECKS = {
@@ -321,85 +321,47 @@ CHECKS = {
             1, passes=untouched({"grads": GRADS}), hint="Where does backward() put its result?"
         ),
     },
-    "verdict": {
-        "clear": Check(
-            2,
-            ruled([75 / 44, 96 / 48, 64 / 40], "supported"),
-            hint="Each seed of each network at its own best rate?",
-        ),
-        "turned": Check(
-            1,
-            ruled([44 / 75, 48 / 96, 40 / 64], "contradicted"),
-            hint="Which word, if all factors are small?",
-        ),
-        "mixed": Check(
-            1,
-            [
-                ruled([75 / 80, 96 / 60, 64 / 64], "undecided"),
-                ruled([72 / 80, 58 / 60, 57.6 / 64], "undecided"),
-            ],
-            hint="What if the seeds do not agree?",
-        ),
-        "never": Check(
-            1,
-            [
-                ruled([1, 3, 1], "undecided"),
-                ruled([np.inf, 2, np.inf], "supported"),
-            ],
-            hint="inf / inf is no number. What does the text ask for?",
-        ),
-        "on_the_edge": Check(
-            1,
-            [
-                ruled([2, 2, 2], "supported"),
-                ruled([0.5, 0.5, 0.5], "contradicted"),
-                ruled([75 / 44, 96 / 48, 64 / 40], "undecided"),
-            ],
-            hint="What if a factor is exactly the one asked for? Which factor is asked for?",
-        ),
-    },
     "theorem-sides": {
-        "left_linear": Check(
-            2,
-            lambda: stored(left),
-            **CLOSE,
-            hint="The gradient by which variable? Its length or the square of it?",
-        ),
-        "left_curved": Check(
-            2, curved, **CLOSE, hint="ε is 0 here. Does the whole norm take part in the gradient?"
-        ),
         "right_printed": Check(
-            2,
+            3,
             lambda: stored(printed),
             **CLOSE,
             hint="Go through the printed line factor by factor.",
         ),
+        "right_spread": Check(
+            1, lambda: spreads(printed, 7, -1.6), **CLOSE, hint="ε is 0 here. Where does σ come in?"
+        ),
     },
     "theorem-needed": {
         "needed_front": Check(
-            2,
+            1,
             lambda: [needed(m, left)[0] for m, left in o.LEFTS.items()],
             **CLOSE,
-            hint="By what is the left side divided, if the front is to make up for all of it?",
+            hint="A is given. What did `printed_right_side` get, and is the order A, B, C, D?",
         ),
         "needed_inside": Check(
-            3,
+            5,
             lambda: [needed(m, left)[1:] for m, left in o.LEFTS.items()],
             **CLOSE,
             hint="Are the three other factors as printed? Which terms are subtracted?",
         ),
         "needed_wide": Check(
             1,
-            lambda: [needed(12, 2.0 / spread**2, spread) for spread in (0.01, 40.0)],
+            lambda: [needed(12, 2.0 / spread**2, spread)[1:] for spread in (0.01, 40.0)],
             **CLOSE,
             hint="Where do γ and σ come in?",
+        ),
+        "needed_zero": Check(
+            1, passes=without_sum, hint="Which of the three divides by 0 here, and what comes out?"
         ),
     },
     "theorem-mended": {
         "mended_sizes": Check(
             2, lambda: stored(left), **CLOSE, hint="Did you try several numbers of examples?"
         ),
-        "mended_spread": Check(1, spreads, **CLOSE, hint="Did you try several spreads of z?"),
+        "mended_spread": Check(
+            1, lambda: spreads(left), **CLOSE, hint="Did you try several spreads of z?"
+        ),
         "letter": Check(1, LETTER, hint="Whose needed value stays when g changes?"),
     },
 }

@@ -316,57 +316,6 @@ def grad_after(student):
     return {"losses": numbers(line["losses"]), "grads": grads}
 
 
-# --- the verdict -------------------------------------------------------------------------------
-
-INF = float("inf")
-SLOW = [[90.0, 150.0, 64.0], [75.0, 96.0, INF]]
-FAST = [[INF, 60.0, 40.0], [50.0, INF, 55.0], [44.0, 48.0, INF]]
-CLOSE = [[80.0, 60.0, 64.0], [88.0, 72.0, 90.0]]
-NEVER = [[INF, 120.0, INF], [INF, 130.0, INF]]
-SOMETIMES = [[INF, 40.0, INF]]
-HALF = [[25.0, 48.0, 32.0]]
-NEAR = [[72.0, 58.0, 60.0], [INF, 66.0, 57.6]]
-
-
-def judged(student, slow, fast, **options):
-    """Factors and word for two lists."""
-    slow, fast = (torch.tensor(part, dtype=torch.float64) for part in (slow, fast))
-    factors, word = student["verdict"](slow, fast, **options)
-    return {"factors": numbers(factors), "word": word}
-
-
-@asks("verdict")
-def clear(student):
-    """a clear lead, tried at different numbers of rates"""
-    return judged(student, SLOW, FAST)
-
-
-@asks("verdict")
-def turned(student):
-    """the same two, turned round"""
-    return judged(student, FAST, SLOW)
-
-
-@asks("verdict")
-def mixed(student):
-    """seeds that do not agree, and seeds that are nearly equal"""
-    return [judged(student, SLOW, CLOSE), judged(student, NEAR, CLOSE)]
-
-
-@asks("verdict")
-def never(student):
-    """seeds that reach no goal, with one network and with both"""
-    return [judged(student, NEVER, SOMETIMES), judged(student, NEVER, CLOSE)]
-
-
-@asks("verdict")
-def on_the_edge(student):
-    """a lead of exactly the factor, both ways, and one below the factor"""
-    steps = [[50.0, 96.0, 64.0]]
-    exact = [judged(student, steps, HALF, factor=2), judged(student, HALF, steps, factor=2)]
-    return [*exact, judged(student, SLOW, FAST, factor=1.9)]
-
-
 # --- Theorem 4.1 -------------------------------------------------------------------------------
 
 Z = {
@@ -381,6 +330,7 @@ G = {
     7: [0.8, -0.5, 1.9, 0.2, -1.1, 0.6, 0.4],
     12: [0.7, 1.1, -0.2, 1.6, 0.4, -0.9, -0.3, 0.8, -1.2, 0.5, 1.4, 0.1],
 }
+ZERO_SUM = [1.0, -1.0, 2.0, -2.0]
 LEFTS = {3: 0.7, 4: -2.5, 7: 5.0, 12: 0.0}
 GAMMAS = {3: 1.3, 4: 1.0, 7: -0.8, 12: 2.5}
 
@@ -390,35 +340,17 @@ def vector(values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-def linear(m):
-    """The loss whose gradient is G[m] everywhere."""
-    g = vector(G[m])
-    return lambda z_tilde: (g * z_tilde).sum()
-
-
-def curved(z_tilde):
-    """A loss with the gradient z̃² + cos z̃."""
-    return (z_tilde**3 / 3 + torch.sin(z_tilde)).sum()
-
-
-@asks("theorem-sides")
-def left_linear(student):
-    """the left side, linear losses"""
-    return [student["left_side"](linear(m), vector(Z[m]), GAMMAS[m], 0.3) for m in Z]
-
-
-@asks("theorem-sides")
-def left_curved(student):
-    """the left side, a curved loss, a large and a small spread"""
-    parts = [(z * 1e-3, gamma) for z, gamma in ((vector(Z[7]), -0.8), (vector(Z[3]), 0.6))]
-    parts.append((vector(Z[12]), 1.4))
-    return [student["left_side"](curved, z, gamma, 0.9) for z, gamma in parts]
-
-
 @asks("theorem-sides")
 def right_printed(student):
     """the right side as printed"""
     return [student["printed_right_side"](vector(G[m]), vector(Z[m]), GAMMAS[m]) for m in Z]
+
+
+@asks("theorem-sides")
+def right_spread(student):
+    """the right side as printed, a tiny and a large spread of z"""
+    g, z = vector(G[7]), vector(Z[7])
+    return [student["printed_right_side"](g, spread * z + 5, -1.6) for spread in (0.01, 40.0)]
 
 
 def needed(student, m, left, spread=1.0):
@@ -441,8 +373,14 @@ def needed_inside(student):
 
 @asks("theorem-needed")
 def needed_wide(student):
-    """all four, for values with a small and a large spread"""
-    return [needed(student, 12, 2.0 / spread**2, spread) for spread in (0.01, 40.0)]
+    """the factors in the bracket, for values with a small and a large spread"""
+    return [needed(student, 12, 2.0 / spread**2, spread)[1:] for spread in (0.01, 40.0)]
+
+
+@asks("theorem-needed")
+def needed_zero(student):
+    """the factors in the bracket, for a gradient whose sum is 0"""
+    return student["needed_factors"](vector(2.0), vector(ZERO_SUM), vector(Z[4]), 1.7)[1:]
 
 
 @asks("theorem-mended")
