@@ -199,7 +199,8 @@ def test_the_version_in_the_message_is_the_pinned_one():
 def test_a_run_that_kills_its_workers_is_named(cluster, lab):
     cluster.local.scheduler.allowed_failures = 0
     lab.wish(kill=5)
-    says = r'1 workers were killed that had been given {"seed": [5-7]}'  # Dask hands out ahead
+    # Dask hands out ahead and hears late: any of the jobs may be the one that it names
+    says = r'1 workers were killed that had been given {"seed": [0-7]}'
     with pytest.raises(ShortOfMemory, match=says):
         experiments.run("toy", scheduler=cluster.address)
 
