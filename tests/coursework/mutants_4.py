@@ -1,21 +1,5 @@
 """Wrong and right variants of "Open investigation", as data for the tests of the grader."""
 
-UNSAFE_CARRY_OUT = """
-def carry_out(plan, run_once):
-    runs = []
-    for arm in ARMS:
-        for lr in plan["rates"][arm]:
-            for seed in plan["tuning_seeds"]:
-                value = run_once(arm, lr, seed)
-                runs.append(dict(stage="tuning", arm=arm, lr=lr, seed=seed, value=value, failed=None))
-    for arm in ARMS:
-        lr = best_rate(runs, arm, plan["criterion"]["better"])
-        for seed in plan["test_seeds"]:
-            value = run_once(arm, lr, seed)
-            runs.append(dict(stage="test", arm=arm, lr=lr, seed=seed, value=value, failed=None))
-    return runs
-"""
-
 CODED_VERDICT = """
 def verdict(gains, criterion):
     return "holds" if sum(gains) / len(gains) > criterion["margin"] else "not reproduced"
@@ -104,6 +88,21 @@ MUTANTS = [
         cell="verdict-code",
         swap=("np.median(gains)", "np.mean(gains)"),
     ),
+    dict(
+        name="a tie within the same distance on both sides",
+        task="verdict",
+        cell="verdict-code",
+        swap=(
+            "low <= gain <= margin",
+            'abs(gain - (criterion["compare"] == "ratio")) <= margin - (criterion["compare"] == "ratio")',
+        ),
+    ),
+    dict(
+        name="infinite gains drop out",
+        task="verdict",
+        cell="verdict-code",
+        swap=("judged = gains if", "judged = [g for g in gains if math.isfinite(g)] if"),
+    ),
     dict(name="mean against margin", task="verdict", cell="verdict-code", source=CODED_VERDICT),
     dict(
         name="test runs tune",
@@ -136,43 +135,16 @@ MUTANTS = [
         swap=('mean if better == "lower" else -mean', "-mean"),
     ),
     dict(
-        name="the first failure stops all runs",
-        task="carry-out",
-        cell="carry-out-code",
-        source=UNSAFE_CARRY_OUT,
+        name="the median of the tuning seeds",
+        task="best-rate",
+        cell="best-rate-code",
+        swap=("np.mean(there)", "np.median(there)"),
     ),
     dict(
-        name="nan is a value",
-        task="carry-out",
-        cell="carry-out-code",
-        swap=("not math.isfinite(value)", "False"),
-    ),
-    dict(
-        name="only a diverging loss is a failure",
-        task="carry-out",
-        cell="carry-out-code",
-        swap=("except Exception", "except FloatingPointError"),
-    ),
-    dict(
-        name="failures are left out of the list",
-        task="carry-out",
-        cell="carry-out-code",
-        swap=("        runs.append(", "        if failed is None:\n            runs.append("),
-    ),
-    dict(
-        name="the test runs use the first rate",
-        task="carry-out",
-        cell="carry-out-code",
-        swap=(
-            'best_rate(runs, arm, plan["criterion"]["better"])',
-            'plan["rates"][arm][0]',
-        ),
-    ),
-    dict(
-        name="each run made twice",
-        task="carry-out",
-        cell="carry-out-code",
-        swap=("value = float(", "run_once(arm, lr, seed)\n            value = float("),
+        name="the luckiest tuning seed",
+        task="best-rate",
+        cell="best-rate-code",
+        swap=("np.mean(there)", "(min if better == 'lower' else max)(there)"),
     ),
     dict(
         name="two test seeds",
@@ -209,6 +181,21 @@ MUTANTS = [
         task="record",
         cell="run-once-code",
         swap=("torch.manual_seed(seed)", "torch.rand(1)"),
+    ),
+    dict(
+        name="a run that fails when it is made again",
+        task="record",
+        cell="run-once-code",
+        swap=(
+            "torch.manual_seed(seed)",
+            "torch.manual_seed(None if globals().get('record') else seed)",
+        ),
+    ),
+    dict(
+        name="tuning runs left out of the record",
+        task="record",
+        cell="record-code",
+        swap=('"runs": runs', '"runs": [run for run in runs if run["stage"] == "test"]'),
     ),
     dict(
         name="failures deleted from the record",
@@ -320,30 +307,6 @@ def best_rate(runs, arm, better):
     return left[np.argmin(sums) if better == "lower" else np.argmax(sums)]
 """
 
-OTHER_CARRY_OUT = """
-import itertools
-
-def carry_out(plan, run_once):
-    runs = []
-    def go(stage, grid, seeds):
-        for (arm, lr), seed in itertools.product(grid, seeds):
-            run = {"failed": None, "value": None, "seed": seed, "lr": lr, "arm": arm, "stage": stage}
-            try:
-                value = run_once(arm, lr, seed)
-            except BaseException as problem:
-                run["failed"] = repr(problem)
-            else:
-                if isinstance(value, (int, float)) and np.isfinite(value):
-                    run["value"] = float(value)
-                else:
-                    run["failed"] = f"returned {value}"
-            runs.append(run)
-    go("tuning", [(a, r) for a in reversed(ARMS) for r in plan["rates"][a]], plan["tuning_seeds"])
-    best = {arm: best_rate(runs, arm, plan["criterion"]["better"]) for arm in ARMS}
-    go("test", best.items(), plan["test_seeds"])
-    return runs[::-1]
-"""
-
 AMENDED_PLAN = """
 plan = dict(
     claim="One batch norm behind the last of six hidden layers is ten times as fast as an early one.",
@@ -363,6 +326,10 @@ EQUIVALENTS = [
     dict(name="gains by logarithms, as an array", cell="gains-code", source=OTHER_GAINS),
     dict(name="verdict with statistics.median", cell="verdict-code", source=OTHER_VERDICT),
     dict(name="best rate with NumPy", cell="best-rate-code", source=OTHER_BEST_RATE),
-    dict(name="runs in another order", cell="carry-out-code", source=OTHER_CARRY_OUT),
+    dict(
+        name="runs in another order",
+        cell="record-code",
+        swap=('"runs": runs', '"runs": runs[::-1]'),
+    ),
     dict(name="an amended plan, not reproduced", cell="seal-code", source=AMENDED_PLAN),
 ]
