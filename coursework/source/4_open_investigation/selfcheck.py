@@ -88,12 +88,14 @@ def gains(gains):
         "tuning runs do not judge",
         "adding runs of the stage 'tuning' changed the gains",
     )
-    failed = list(gains(_runs([None, 20.0, None], [30.0, None, None]), criterion))
+    broken = _runs([None, 20.0, None], [30.0, None, None])
+    failed = {k: list(gains(broken, {"better": k[0], "compare": k[1]})) for k in kinds}
+    wrong = [f"{kind}: {got}" for kind, got in failed.items() if not _same(got, [-INF, INF, -INF])]
     yield _line(
-        _same(failed, [-math.inf, math.inf, -math.inf]),
+        not wrong,
         "failed runs have a gain, too",
         "a failure of the treatment, of the baseline, of both must give -infinity, infinity, "
-        f"-infinity; got {failed}",
+        f"-infinity, whatever the criterion; got for {wrong[:1]}",
     )
     zero = gains(_runs([0.0], [0.5]), criterion | {"compare": "difference"})
     yield _line(
@@ -297,13 +299,14 @@ def _rates(rates):
 
 @_shows
 def tuning(plan, runs, best_rate):
-    """Say where the best rates lie, before anybody has read the test."""
+    """Say where the best rates lie and whether the values fit the criterion, before any gain."""
     for arm in ARMS:
         best = best_rate(runs, arm, plan["criterion"]["better"])
         if arm in _tuned_well(plan):
             yield _edge(plan, runs, best, arm)
         else:
-            yield f"✓ the best rate of the {arm} is {best:g}"
+            yield f"  the best rate of the {arm} is {best:g}"
+    yield _comparable(plan, runs)
 
 
 def _tuned_well(plan):
@@ -360,19 +363,19 @@ def _follows(record, gains, verdict, best_rate, summary):
     )
     for arm in _tuned_well(record["plan"]):
         yield _edge(record["plan"], runs, record["rates"][arm], arm)
-    low = [r["value"] for r in runs if r["value"] is not None and r["value"] <= 0]
-    ratio = criterion["compare"] == "ratio"
-    yield _line(
-        not (ratio and low),
-        "the values can be compared so",
-        f"a ratio needs a metric that is always above 0, got {low[:1]}: amend, with a difference",
-    )
-    if ratio and low:
-        return
     yield _line(
         record["verdict"] == verdict(gains(runs, criterion), criterion),
         "the verdict follows from the runs by your criterion",
         "expected what your own functions say",
+    )
+
+
+def _comparable(plan, runs):
+    low = [r["value"] for r in runs if r["value"] is not None and r["value"] <= 0]
+    return _line(
+        not (low and plan["criterion"]["compare"] == "ratio"),
+        "the values can be compared as the criterion says",
+        f"a ratio needs a metric that is always above 0, got {low[:1]}: amend, with a difference",
     )
 
 
