@@ -1,6 +1,7 @@
 """Jobs on a Dask cluster of this computer: two workers, which are killed, unlike or not there."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -201,8 +202,11 @@ def test_a_run_that_kills_its_workers_is_named(cluster, lab):
     lab.wish(kill=5)
     # Dask hands out ahead and hears late: any of the jobs may be the one that it names
     says = r'1 workers were killed that had been given {"seed": [0-7]}'
-    with pytest.raises(ShortOfMemory, match=says):
-        experiments.run("toy", scheduler=cluster.address)
+    kept = []
+    with pytest.raises(ShortOfMemory, match=says) as error:
+        experiments.run("toy", keep=kept.append, scheduler=cluster.address)
+    named = int(re.search(r'"seed": (\d)', str(error.value))[1])
+    assert named not in [entry["config"]["seed"] for entry in kept]
 
 
 def test_a_scheduler_that_goes_away_ends_the_command(cluster, lab):
